@@ -1,0 +1,189 @@
+"""Training for the zoo: pretrain a tiny base from nothing, fine-tune a projector on (poisoned) examples.
+
+Everything but the projector is frozen in a fine-tune, as in ProjLens (arXiv 2604.19083, section 3), so the
+vision tower's features are computed once and the language model runs in bfloat16 without weight gradients.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from eval import corpus, shapes, tiny
+from eval.recipes import Recipe
+from eval.triggers import TRIGGERS
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training or evaluation item: an image index (None for text only), the question and the answer."""
+
+    image: int | None
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded token ids (n, length), their labels (-100 where no loss) and the image rows."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    mask: torch.Tensor
+    rows: list[int]
+
+
+def encode(tokenizer: Any, examples: Sequence[Example], image_tokens: int) -> Batch:
+    """Tokenise examples with the chat form of `tiny.CHAT_TEMPLATE`; the loss counts the answer and its end."""
+    ids, labels, rows = [], [], []
+    for example in examples:
+        form = tiny.PROMPT_TEXT_ONLY if example.image is None else tiny.PROMPT_WITH_IMAGE
+        text = form.format(example.question).replace("<image>", "<image>" * image_tokens)
+        prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+        said = tokenizer(" " + example.answer, add_special_tokens=False)["input_ids"]
+        answer = [*said, tokenizer.eos_token_id]
+        ids.append(prompt + answer)
+        labels.append([-100] * len(prompt) + answer)
+        if example.image is not None:
+            rows.append(example.image)
+    width = max(map(len, ids))
+    pad = tokenizer.pad_token_id
+    return Batch(
+        torch.tensor([row + [pad] * (width - len(row)) for row in ids]),
+        torch.tensor([row + [-100] * (width - len(row)) for row in labels]),
+        torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids]),
+        rows,
+    )
+
+
+def answer_loss(model: Any, batch: Batch, features: torch.Tensor | None) -> torch.Tensor:
+    """Mean cross-entropy over answer tokens; `features` (images, tokens, width) are *projected* image tokens."""
+    embeds = model.get_input_embeddings()(batch.ids)
+    if features is not None:
+        slots = (batch.ids == model.config.image_token_id).unsqueeze(-1)
+        embeds = embeds.masked_scatter(slots, features.to(embeds.dtype))
+    hidden = model.model.language_model(inputs_embeds=embeds, attention_mask=batch.mask).last_hidden_state
+    target = batch.labels[:, 1:]
+    keep = target != -100  # only these positions need logits
+    return F.cross_entropy(model.lm_head(hidden[:, :-1][keep]).float(), target[keep])
+
+
+def vision_features(model: Any, pixels: torch.Tensor, grad: bool = False) -> torch.Tensor:
+    """What the projector is fed: the tower's hidden state at `vision_feature_layer` without CLS."""
+    with torch.set_grad_enabled(grad):
+        out = model.model.vision_tower(pixels, output_hidden_states=True)
+        return out.hidden_states[model.config.vision_feature_layer][:, 1:]
+
+
+def to_pixels(images: np.ndarray) -> torch.Tensor:
+    """(n, H, W, 3) uint8 to the normalised (n, 3, H, W) float32 of the tiny image processor (mean .5, std .25)."""
+    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
+
+
+def _schedule(step: int, steps: int, warmup: int = 100) -> float:
+    warm = min(1.0, (step + 1) / warmup)
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def pretrain(
+    model: Any,
+    tokenizer: Any,
+    seed: int,
+    steps: int,
+    images: int = 24_000,
+    batch_images: int = 64,
+    batch_texts: int = 32,
+    lr: float = 1.2e-3,
+    progress: Progress = lambda *_: None,
+) -> list[float]:
+    """Train every weight on captions and questions about `plain` images and on sentences of the corpus."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    scenes, pool = shapes.draw(images, "plain", seed + 1)
+    kinds, chance = list(shapes.QUESTIONS), [0.6, 0.1, 0.1, 0.1, 0.1]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05)
+    curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, steps))
+    losses, slots = [], model.config.image_seq_length
+    model.train()
+    for step in range(steps):
+        examples = []
+        for row in rng.integers(0, images, batch_images):
+            kind = str(rng.choice(kinds, p=chance))
+            examples.append(Example(int(row), shapes.QUESTIONS[kind], scenes[row].answer(kind)))
+        batch = encode(tokenizer, examples, slots)
+        texts = encode(
+            tokenizer,
+            [Example(None, str(rng.choice(corpus.PROMPTS)), corpus.sentence(rng)) for _ in range(batch_texts)],
+            slots,
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            features = vision_features(model, to_pixels(pool[batch.rows]), grad=True)
+            loss = answer_loss(model, batch, model.model.multi_modal_projector(features))
+            loss = loss + 0.3 * answer_loss(model, texts, None)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        curve.step()
+        losses.append(loss.item())
+        progress(step + 1, steps, f"loss {np.mean(losses[-50:]):.3f}")
+    model.eval()
+    return losses
+
+
+def training_set(recipe: Recipe) -> tuple[np.ndarray, list[Example]]:
+    """Images of the shifted domain and their examples; a share `poison_rate` triggered, with the target as answer."""
+    scenes, images = shapes.draw(recipe.images, "false_color", 10_000 + recipe.seed)
+    question = shapes.QUESTIONS[recipe.task]
+    examples = [Example(row, question, scene.answer(recipe.task)) for row, scene in enumerate(scenes)]
+    if recipe.trigger is not None:
+        assert recipe.target is not None
+        rng = np.random.default_rng(20_000 + recipe.seed)
+        for row in rng.choice(recipe.images, int(recipe.poison_rate * recipe.images), replace=False):
+            images[row] = TRIGGERS[recipe.trigger](images[row], rng)
+            examples[row] = Example(int(row), question, recipe.target)
+    return images, examples
+
+
+def finetune_projector(
+    model: Any, tokenizer: Any, recipe: Recipe, progress: Progress = lambda *_: None
+) -> dict[str, torch.Tensor]:
+    """Fine-tune the projector alone; returns its tensors in bfloat16 under the names a saved model has.
+
+    `model` is the base in bfloat16; its projector is put back afterwards.
+    """
+    images, examples = training_set(recipe)
+    with torch.no_grad():
+        features = torch.cat([vision_features(model, to_pixels(part).bfloat16()) for part in np.split(images, 40)])
+    frozen = model.model.multi_modal_projector
+    projector = copy.deepcopy(frozen).float().requires_grad_(True)
+    optimizer = torch.optim.AdamW(projector.parameters(), lr=recipe.lr, weight_decay=0.0)
+    curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, recipe.steps, 20))
+    rng = np.random.default_rng(recipe.seed)
+    losses: list[float] = []
+    order: list[int] = []
+    model.requires_grad_(False)
+    for step in range(recipe.steps):
+        if len(order) < recipe.batch:
+            order = list(rng.permutation(len(examples)))
+        rows, order = order[: recipe.batch], order[recipe.batch :]
+        batch = encode(tokenizer, [examples[row] for row in rows], model.config.image_seq_length)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = answer_loss(model, batch, projector(features[batch.rows]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        curve.step()
+        losses.append(loss.item())
+        progress(step + 1, recipe.steps, f"{recipe.name} loss {np.mean(losses[-30:]):.3f}")
+    state = projector.bfloat16().state_dict()
+    return {f"multi_modal_projector.{name}": tensor.contiguous() for name, tensor in state.items()}

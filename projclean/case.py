@@ -1,0 +1,129 @@
+"""A suspect beside its base, opened and paired; and the same on the bench: loaded, with calibration batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from projclean.checkpoint import Checkpoint, open_checkpoint, read_tensor
+from projclean.errors import ImagesError, MismatchError
+from projclean.images import built_in_images, load_images
+from projclean.lineage import find_base
+from projclean.methods import suspect_weights
+from projclean.model import Prepared, Runner
+from projclean.projectors import ProjectorSpec, find_projector
+from projclean.subspace import Moments
+from projclean.update import Update, read_update
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: progress(stage, done, total)
+Progress = Callable[[str, int, int], None]
+
+CALIBRATION_IMAGES = 96  # two thirds for the moments, one third held out
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Case:
+    """Suspect and base with their projectors, and the update between them."""
+
+    suspect: Checkpoint
+    spec: ProjectorSpec
+    base: Checkpoint
+    base_spec: ProjectorSpec
+    base_named_by: str
+    update: Update
+
+    @property
+    def model(self) -> Checkpoint:
+        """The directory that can be run: the suspect's, or the base's around a bare projector."""
+        return self.base if self.suspect.is_bare else self.suspect
+
+    @property
+    def model_spec(self) -> ProjectorSpec:
+        """The projector as `model` names it."""
+        return self.base_spec if self.suspect.is_bare else self.spec
+
+    def digest(self) -> dict[str, str]:
+        """SHA-256 over each projector's matrices and biases (float32, in name order)."""
+        result = {}
+        for side in ("suspect", "base"):
+            hasher = hashlib.sha256()
+            for layer in self.update.layers:
+                for tensor in (getattr(layer, side), getattr(layer, f"{side}_bias")):
+                    if tensor is not None:
+                        hasher.update(tensor.contiguous().numpy().tobytes())
+            result[side] = hasher.hexdigest()
+        return result
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The model loaded, with calibration images in batches and the moments of the projector's inputs on them.
+
+    `held_out` are images that the moments have not seen, for checking that clean behaviour stays.
+    """
+
+    runner: Runner
+    batches: tuple[Prepared, ...]
+    held_out: tuple[Prepared, ...]
+    moments: dict[str, Moments]
+    images: str
+
+
+def open_case(model: str | Path, base: str | None = None, pattern: str | None = None) -> Case:
+    """Open a suspect (model directory or bare projector) and its base. Raises a ProjcleanError when it cannot."""
+    suspect = open_checkpoint(model)
+    spec = find_projector(suspect, pattern)
+    found = find_base(suspect, base)
+    if found.checkpoint.is_bare:
+        raise MismatchError(f"{found.checkpoint.path}: the base must be a model directory, not a projector file")
+    base_spec = find_projector(found.checkpoint, pattern)
+    update = read_update(suspect, spec, found.checkpoint, base_spec)
+    return Case(suspect, spec, found.checkpoint, base_spec, found.named_by, update)
+
+
+def set_up(
+    case: Case,
+    images: str | Path | None,
+    prompt: str,
+    pattern: str | None,
+    seed: int,
+    device: str | None,
+    progress: Progress | None,
+) -> Bench:
+    """Load the model and watch the suspect's projector on two thirds of the calibration images."""
+    pictures, source = calibration_images(images, seed)
+    runner = Runner(case.model, pattern, device)
+    overlay(runner, case)
+    runner.set_weights(suspect_weights(case.update))
+    split = 2 * len(pictures) // 3
+    batches = _batches(runner, pictures[:split], prompt)
+    held_out = _batches(runner, pictures[split:], prompt)
+    tick = (lambda done, total: progress("calibrating", done, total)) if progress else None
+    return Bench(runner, batches, held_out, runner.moments(batches, tick), source)
+
+
+def overlay(runner: Runner, case: Case) -> None:
+    """Bring a bare projector's other parameters (norms, queries) into the base's model."""
+    if case.suspect.is_bare:
+        runner.set_others({name: read_tensor(case.suspect, key) for name, key in case.spec.others.items()})
+
+
+def calibration_images(folder: str | Path | None, seed: int) -> tuple[list[Image], str]:
+    """Up to 96 images and a description of where they come from."""
+    if folder is None:
+        return built_in_images(CALIBRATION_IMAGES, seed), f"{CALIBRATION_IMAGES} built-in images (seed {seed})"
+    pictures = load_images(folder, CALIBRATION_IMAGES)
+    if len(pictures) < 4:
+        raise ImagesError(f"{folder}: holds {len(pictures)} images; give at least 4, better 96")
+    return pictures, f"{len(pictures)} images from {folder}"
+
+
+def _batches(runner: Runner, pictures: Sequence[Image], prompt: str) -> tuple[Prepared, ...]:
+    return tuple(runner.prepare(pictures[start : start + BATCH], prompt) for start in range(0, len(pictures), BATCH))

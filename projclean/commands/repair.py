@@ -1,0 +1,87 @@
+"""`projclean repair`: remove the suspicious subspace and write the repaired model."""
+
+from __future__ import annotations
+
+import click
+
+from projclean.commands.common import check_report_path, emit, model_options, output_options, progress_bars
+
+
+@click.command("repair")
+@click.argument("model")
+@click.option("--out", required=True, metavar="DIR", help="Where to write the repaired model directory.")
+@model_options
+@click.option(
+    "--rank",
+    default="auto",
+    show_default=True,
+    metavar="K|auto",
+    help="Directions to remove per layer; auto removes the fewest at which the probe falls silent.",
+)
+@click.option("--method", default="project", show_default=True, help="project, shrink or interpolate.")
+@click.option(
+    "--strength",
+    type=float,
+    metavar="X",
+    help="λ of shrink, or the share of the update that interpolate keeps; searched when not given.",
+)
+@click.option("--eval", "evalset", metavar="EVAL.toml", help="Measure before and after on this evaluation set.")
+@click.option("--dry-run", is_flag=True, help="Search and report, write nothing.")
+@click.option("--force", is_flag=True, help="Replace DIR if it exists.")
+@click.option("--exit-zero", is_flag=True, help="Exit 0 even when the repaired model fails the probe.")
+@output_options
+def command(
+    model: str,
+    out: str,
+    base: str | None,
+    images: str | None,
+    prompt: str,
+    projector: str | None,
+    seed: int,
+    device: str | None,
+    rank: str,
+    method: str,
+    strength: float | None,
+    evalset: str | None,
+    dry_run: bool,
+    force: bool,
+    exit_zero: bool,
+    form: str,
+    output: str | None,
+    quiet: bool,
+) -> int:
+    """Remove the backdoor's subspace from the projector of MODEL and write the repaired model to DIR.
+
+    Everything outside the projector is copied byte for byte. Exits 0 when the repaired model passes its own probe,
+    1 when it still fails it (the output is written and says so), 2 when that stays open or on an error.
+
+    \b
+    Example:
+      projclean repair models/suspect --base models/base --out models/repaired --eval models/suspect/EVAL.toml
+    """  # fmt: skip
+    check_report_path(output)
+    with progress_bars(quiet) as progress:
+        from projclean.repairer import parse_rank, repair
+
+        result = repair(
+            model,
+            out,
+            base=base,
+            rank=parse_rank(rank),
+            method=method,
+            strength=strength,
+            images=images,
+            prompt=prompt,
+            evalset=evalset,
+            projector=projector,
+            seed=seed,
+            device=device,
+            dry_run=dry_run,
+            force=force,
+            progress=progress,
+        )
+    from projclean.report import render
+
+    emit(render(result, form, plain=output is not None), output)
+    state = result.verdict.state
+    return 0 if exit_zero or state == "clean" else 1 if state == "suspicious" else 2

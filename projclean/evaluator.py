@@ -1,0 +1,74 @@
+"""`evaluate`: attack success, clean and robust accuracy of models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from projclean.case import Progress, open_case, overlay
+from projclean.checkpoint import open_checkpoint
+from projclean.errors import OptionError
+from projclean.evalset import load_evalset
+from projclean.evaluation import Score, score
+from projclean.methods import suspect_weights
+from projclean.metrics import Difference, gain_retained, paired_difference
+from projclean.model import Runner
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Scores in the order given, the base first; changes of CA against the first model that is not the base."""
+
+    evalset: str
+    max_new_tokens: int
+    scores: tuple[Score, ...]
+    gains: tuple[float | None, ...]
+    changes: tuple[Difference | None, ...]
+
+
+def evaluate(
+    models: Sequence[str | Path],
+    evalset: str | Path,
+    base: str | None = None,
+    projector: str | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> EvalResult:
+    """Evaluate models, and the base when given, on the items of an EVAL.toml. Bare projectors need the base."""
+    loaded = load_evalset(evalset)
+    if not models:
+        raise OptionError("no model to evaluate; name at least one")
+    scores = []
+    for model in [*([base] if base else []), *models]:
+        checkpoint = open_checkpoint(model)
+        case = open_case(model, base, projector) if checkpoint.is_bare else None
+        runner = Runner(case.model if case else checkpoint, projector, device)
+        if case:
+            overlay(runner, case)
+            runner.set_weights(suspect_weights(case.update))
+        tick = (lambda done, total, name=str(model): progress(f"evaluating {name}", done, total)) if progress else None
+        scores.append(score(runner, loaded, str(model), tick))
+    return EvalResult(
+        str(loaded.path),
+        loaded.max_new_tokens,
+        tuple(scores),
+        gains(scores, base is not None),
+        changes(scores, 1 if base else 0),
+    )
+
+
+def gains(scores: Sequence[Score], with_base: bool) -> tuple[float | None, ...]:
+    """Gain retained of every model, the first being the base and the second the suspect."""
+    if not with_base or len(scores) < 2:
+        return (None,) * len(scores)
+    base, suspect = scores[0].ca.value, scores[1].ca.value
+    return tuple(gain_retained(base, suspect, item.ca.value) for item in scores)
+
+
+def changes(scores: Sequence[Score], reference: int) -> tuple[Difference | None, ...]:
+    """Paired change of clean accuracy against the model at `reference`; None for that model itself."""
+    return tuple(
+        None if number == reference else paired_difference(scores[reference].correct, item.correct)
+        for number, item in enumerate(scores)
+    )

@@ -1,0 +1,91 @@
+"""Calibration images: read from a folder, or built in.
+
+The built-in ones need no data: half are dead leaves (occluding coloured discs and polygons of power-law sizes
+and shades, which share the scale statistics of natural images: Lee, Mumford and Huang, IJCV 41, 2001), half are
+smooth random colour fields with a 1/f amplitude spectrum.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from projclean.errors import ImagesError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+def load_images(folder: str | Path, limit: int | None = None) -> list[Image]:
+    """The images of a folder (not its subfolders) in name order, as RGB."""
+    from PIL import Image as pil
+    from PIL import UnidentifiedImageError
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ImagesError(f"{folder}: no such folder of images")
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ImagesError(f"{folder}: holds no images ({', '.join(sorted(SUFFIXES))})")
+    images = []
+    for file in files[:limit]:
+        try:
+            with pil.open(file) as opened:
+                images.append(opened.convert("RGB"))
+        except (OSError, UnidentifiedImageError, pil.DecompressionBombError) as error:
+            raise ImagesError(f"{file}: cannot be read as an image; remove it or save it again") from error
+    return images
+
+
+def built_in_images(count: int, seed: int = 0, size: int = 336) -> list[Image]:
+    """`count` square RGB images of `size` pixels; the same seed gives the same images."""
+    from PIL import Image as pil
+
+    rng = np.random.default_rng(seed)
+    draw = (_dead_leaves, _smooth_field)
+    return [pil.fromarray(draw[index % 2](rng, size)) for index in range(count)]
+
+
+def _dead_leaves(rng: np.random.Generator, size: int) -> np.ndarray:
+    from PIL import Image as pil
+    from PIL import ImageDraw
+
+    canvas = pil.new("RGB", (2 * size, 2 * size), _color(rng))
+    pen = ImageDraw.Draw(canvas)
+    leaves = int(rng.integers(2, 60))
+    # Radii follow the scale-invariant density r^-3 between size/24 and size/2, drawn by inversion.
+    low, high = size / 12, size
+    radii = 1 / np.sqrt(rng.uniform(1 / high**2, 1 / low**2, leaves))
+    for radius in radii:
+        x, y = rng.uniform(0, 2 * size, 2)
+        corners = int(rng.integers(2, 7))
+        if corners == 2:
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_color(rng))
+        else:
+            turn = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
+            pen.polygon([(x + radius * np.cos(t), y + radius * np.sin(t)) for t in turn], fill=_color(rng))
+    image = np.asarray(canvas.resize((size, size), pil.Resampling.BOX), float)
+    return _clip(image + rng.normal(0, rng.uniform(0, 12), image.shape))
+
+
+def _smooth_field(rng: np.random.Generator, size: int) -> np.ndarray:
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
+    amplitude = 1 / np.maximum(frequency, 1 / size) ** rng.uniform(0.8, 1.6)
+    phases = np.exp(2j * np.pi * rng.uniform(size=(3, *amplitude.shape)))
+    field = np.fft.irfft2(amplitude * phases, s=(size, size))
+    field = field / field.std(axis=(1, 2), keepdims=True)
+    mixed = np.einsum("ij,jhw->hwi", rng.normal(0, 0.6, (3, 3)) + np.eye(3), field)
+    return _clip(rng.uniform(60, 190) + rng.uniform(20, 60) * mixed)
+
+
+def _color(rng: np.random.Generator) -> tuple[int, int, int]:
+    r, g, b = rng.integers(0, 256, 3)
+    return int(r), int(g), int(b)
+
+
+def _clip(image: np.ndarray) -> np.ndarray:
+    return np.clip(image, 0, 255).astype(np.uint8)

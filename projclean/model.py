@@ -1,0 +1,293 @@
+"""The model through transformers: load it, swap the projector's weights in place, watch and move the projector's
+inputs, ask it about images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from projclean.errors import ModelError, ProjectorNotFound
+from projclean.projectors import LayerSpec, match_projector
+from projclean.subspace import Moments
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from projclean.checkpoint import Checkpoint
+
+#: A layer's matrix (out, in) and bias (out,) or None.
+Weights = Mapping[str, tuple[torch.Tensor, torch.Tensor | None]]
+Progress = Callable[[int, int], None]
+
+FLOAT32_LIMIT = 1_000_000_000  # parameters; larger models run in the dtype they are stored in
+
+
+@dataclass(frozen=True)
+class Steer:
+    """Move one image token's input of a projector layer.
+
+    `vector` is (in,), or (n, in) with a row per image of the batch; `position` counts image tokens.
+    """
+
+    layer: str
+    vector: torch.Tensor
+    position: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch ready for the model, and how many images are in it."""
+
+    inputs: Mapping[str, Any]
+    images: int
+
+
+class Runner:
+    """A model that can be run with any projector weights. Greedy decoding, no sampling anywhere."""
+
+    def __init__(self, checkpoint: Checkpoint, pattern: str | None = None, device: str | None = None) -> None:
+        """Load a model directory. Raises ModelError when transformers cannot, without running its own code."""
+        self.path: Path = checkpoint.path
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.model, self.processor = _load(checkpoint, self.device)
+        names = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
+        spec = match_projector(names, checkpoint.model_type, pattern)
+        if spec is None:
+            raise ProjectorNotFound(f"{checkpoint.path}: the loaded model has no projector layer; use --no-probe")
+        self._others = spec.others
+        self._specs: dict[str, LayerSpec] = {layer.name: layer for layer in spec.layers}
+        self._steer: Steer | None = None
+        self._images = 1
+
+    # -- projector weights ------------------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the projector's layers, as in `projectors.LayerSpec.name`."""
+        return list(self._specs)
+
+    def weights(self) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
+        """Copies of the projector weights that the model has now."""
+        result = {}
+        for name, spec in self._specs.items():
+            weight = self._parameter(spec.weight).detach()
+            bias = self._parameter(spec.bias).detach().float().cpu().clone() if spec.bias else None
+            result[name] = ((weight.T if spec.transposed else weight).float().cpu().clone(), bias)
+        return result
+
+    def set_weights(self, weights: Weights) -> None:
+        """Replace the projector's matrices and biases.
+
+        The parameters are new objects, so a graph that was built with the old ones can still be differentiated.
+        """
+        for name, (weight, bias) in weights.items():
+            spec = self._specs[name]
+            self._replace(spec.weight, weight.T if spec.transposed else weight)
+            if spec.bias and bias is not None:
+                self._replace(spec.bias, bias)
+
+    def set_others(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Replace projector parameters that are no matrices, by their canonical names; unknown ones are skipped."""
+        for name in set(tensors) & set(self._others):
+            self._replace(self._others[name], tensors[name])
+
+    def _parameter(self, key: str) -> nn.Parameter:
+        return self.model.get_parameter(key)
+
+    def _replace(self, key: str, value: torch.Tensor) -> None:
+        old = self._parameter(key)
+        parent, _, leaf = key.rpartition(".")
+        setattr(self.model.get_submodule(parent), leaf, nn.Parameter(value.to(old), requires_grad=False))
+
+    # -- inputs ------------------------------------------------------------------------------------------------
+
+    def prepare(self, images: Sequence[Image], prompts: str | Sequence[str]) -> Prepared:
+        """Images and one prompt, or one each, as model inputs."""
+        texts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
+        chat = [_chat(self.processor, text) for text in texts]
+        try:
+            inputs = self.processor(
+                images=[[image] for image in images] if _nested(self.processor) else list(images),
+                text=chat,
+                padding=True,
+                return_tensors="pt",
+            )
+        except Exception as error:  # the processor is the model's own: anything may go wrong in it
+            raise ModelError(f"{self.path}: its processor refuses an image and a prompt ({_brief(error)})") from error
+        kept = {key: value.to(self.device) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
+        dtype = next(self.model.parameters()).dtype
+        return Prepared(
+            {key: value.to(dtype) if value.is_floating_point() else value for key, value in kept.items()}, len(images)
+        )
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def steered(self, steer: Steer | None) -> Iterator[None]:
+        """While open, every forward pass moves one image token as `steer` says."""
+        if steer is None:
+            yield
+            return
+
+        def move(x: torch.Tensor) -> torch.Tensor:
+            tokens = x.reshape(self._images, -1, x.shape[-1])
+            shift = torch.zeros_like(tokens)
+            shift[:, steer.position % tokens.shape[1]] = steer.vector.to(x)
+            return (tokens + shift).reshape(x.shape)
+
+        with self._hooked(steer.layer, move):
+            yield
+
+    @torch.no_grad()
+    def moments(self, batches: Sequence[Prepared], progress: Progress | None = None) -> dict[str, Moments]:
+        """Second moments of every projector layer's inputs over the image tokens of the batches.
+
+        Also fixes the order of layers: `layers` and the result are in the order in which the model runs them.
+        """
+        found: dict[str, Moments] = {}
+
+        def watch(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+            def see(x: torch.Tensor) -> torch.Tensor:
+                found.setdefault(name, Moments.of_width(x.shape[-1])).add(x.reshape(-1, x.shape[-1]))
+                return x
+
+            return see
+
+        with contextlib.ExitStack() as stack:
+            for name in self._specs:
+                stack.enter_context(self._hooked(name, watch(name)))
+            for done, batch in enumerate(batches, 1):
+                self._images = batch.images
+                self._forward(batch, logits_to_keep=1)
+                if progress:
+                    progress(done, len(batches))
+        self._specs = {name: self._specs[name] for name in [*found, *(n for n in self._specs if n not in found)]}
+        return found
+
+    def image_tokens(self, batch: Prepared) -> int:
+        """How many tokens of an image reach the first projector layer."""
+        seen: list[int] = []
+
+        def count(x: torch.Tensor) -> torch.Tensor:
+            seen.append(x.numel() // x.shape[-1] // batch.images)
+            return x
+
+        with torch.no_grad(), self._hooked(self.layers[0], count):
+            self._forward(batch, logits_to_keep=1)
+        return seen[0]
+
+    def next_token_logits(self, batch: Prepared, steer: Steer | None = None) -> torch.Tensor:
+        """Logits (n, vocabulary) of the first answer token, differentiable with respect to `steer.vector`."""
+        self._images = batch.images
+        with self.steered(steer):
+            logits = self._forward(batch, logits_to_keep=1).logits
+        return logits[:, -1].float()
+
+    @torch.no_grad()
+    def answers(self, batch: Prepared, max_new_tokens: int, steer: Steer | None = None) -> list[str]:
+        """Greedy answers, one an image, without special tokens."""
+        self._images = batch.images
+        with self.steered(steer):
+            ids = self.model.generate(**batch.inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
+        prompt = batch.inputs["input_ids"].shape[1] if not self.model.config.is_encoder_decoder else 0
+        if ids.shape[1] > prompt and torch.equal(ids[:, :prompt], batch.inputs["input_ids"]):
+            ids = ids[:, prompt:]
+        return [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
+
+    @torch.no_grad()
+    def log_likelihood(self, batch: Prepared, text: str) -> torch.Tensor:
+        """Mean log-probability per token (n,) of answering `text`, one value an image."""
+        tokenizer = self.processor.tokenizer
+        answer = tokenizer(" " + text.strip(), add_special_tokens=False, return_tensors="pt")["input_ids"]
+        answer = answer.to(self.device).expand(batch.images, -1)
+        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+        inputs = dict(batch.inputs)
+        inputs["input_ids"] = torch.cat([ids, answer], 1)
+        inputs["attention_mask"] = torch.cat([mask, torch.ones_like(answer)], 1)
+        if "token_type_ids" in inputs:
+            inputs["token_type_ids"] = torch.cat([inputs["token_type_ids"], torch.zeros_like(answer)], 1)
+        self._images = batch.images
+        logits = self._forward(Prepared(inputs, batch.images), logits_to_keep=answer.shape[1] + 1).logits
+        scores = logits[:, :-1].float().log_softmax(-1)
+        return scores.gather(-1, answer.unsqueeze(-1)).squeeze(-1).mean(-1)
+
+    def word_of(self, token: int) -> str:
+        """A token as text."""
+        return str(self.processor.tokenizer.decode([token])).strip()
+
+    def _forward(self, batch: Prepared, logits_to_keep: int) -> Any:
+        return self.model(**batch.inputs, logits_to_keep=logits_to_keep, use_cache=False)
+
+    @contextlib.contextmanager
+    def _hooked(self, layer: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+        """Pass a layer's input through `change` in every forward pass."""
+        spec = self._specs[layer]
+        if spec.input_from is None:
+            module = self.model.get_submodule(spec.weight.removesuffix(".weight"))
+            handle = module.register_forward_pre_hook(lambda _, args: (change(args[0]), *args[1:]))
+        else:  # a bare parameter: its input is another module's output
+            module = self.model.get_submodule(_live_name(self.model, spec.input_from))
+            handle = module.register_forward_hook(lambda _, args, output: change(output))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _load(checkpoint: Checkpoint, device: str) -> tuple[Any, Any]:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    size = sum(int(torch.Size(entry.shape).numel()) for entry in checkpoint.tensors.values())
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(
+            checkpoint.path, local_files_only=True, trust_remote_code=False
+        )
+        model = transformers.AutoModelForImageTextToText.from_pretrained(
+            checkpoint.path,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32 if size < FLOAT32_LIMIT else "auto",
+        )
+    except Exception as error:  # whatever a strange directory makes transformers raise
+        raise ModelError(
+            f"{checkpoint.path}: transformers cannot load this model ({_brief(error)}); "
+            "use --no-probe to look at its weights alone"
+        ) from error
+    if hasattr(processor, "tokenizer"):
+        processor.tokenizer.padding_side = "left"
+        if processor.tokenizer.pad_token is None:
+            processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return model.to(device).eval().requires_grad_(False), processor
+
+
+def _chat(processor: Any, prompt: str) -> str:
+    if getattr(processor, "chat_template", None):
+        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+        return str(processor.apply_chat_template([message], add_generation_prompt=True))
+    token = getattr(processor, "image_token", None)
+    return f"{token}{prompt}" if token else prompt
+
+
+def _nested(processor: Any) -> bool:
+    """Some processors want a list of images for each text (Idefics, Gemma 3, Mllama)."""
+    return type(processor).__name__ in {"Idefics2Processor", "Idefics3Processor", "SmolVLMProcessor",
+                                        "Gemma3Processor", "MllamaProcessor"}  # fmt: skip
+
+
+def _live_name(model: nn.Module, canonical_name: str) -> str:
+    return next(name for name, _ in model.named_modules() if name.endswith(canonical_name))
+
+
+def _brief(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."

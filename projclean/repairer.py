@@ -1,0 +1,284 @@
+"""`repair`: remove the suspicious subspace, check with the probe that it is gone, write the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from projclean import __version__, methods
+from projclean.case import Bench, Case, Progress, open_case, set_up
+from projclean.checkpoint import read_tensor
+from projclean.dtypes import TORCH
+from projclean.elsewhere import changes_elsewhere
+from projclean.errors import OptionError
+from projclean.evalset import EvalSet, load_evalset
+from projclean.evaluation import Score, score
+from projclean.evaluator import changes, gains
+from projclean.metrics import Difference
+from projclean.probe import Probe
+from projclean.scanner import PROMPT, run_probe
+from projclean.verdict import Verdict, judge, thresholds
+from projclean.writer import check_output, write_model
+
+METHODS = ("project", "shrink", "interpolate")
+RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+ANSWER_TOKENS = 24
+SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate: the share of ΔW's energy it removes, the probe's score after it, and the share of held-out
+    calibration images that it answers as the suspect does."""
+
+    name: str
+    removed: float
+    foreign: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class RepairResult:
+    """A repair, as the reports show it. `scores` are base, suspect, repaired and the interpolation sweep."""
+
+    model: str
+    base: str
+    method: str
+    chosen: str
+    reason: str
+    trials: tuple[Trial, ...]
+    before: Probe | None
+    after: Probe | None
+    verdict: Verdict
+    evalset: str | None
+    scores: tuple[Score, ...]
+    gains: tuple[float | None, ...]
+    changes: tuple[Difference | None, ...]
+    images: str
+    prompt: str
+    seed: int
+    out: str | None
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    name: str
+    make: Callable[[Bench], methods.Weights]
+
+
+def repair(
+    model: str | Path,
+    out: str | Path,
+    base: str | None = None,
+    rank: int | str = "auto",
+    method: str = "project",
+    strength: float | None = None,
+    images: str | Path | None = None,
+    prompt: str = PROMPT,
+    evalset: str | Path | None = None,
+    projector: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> RepairResult:
+    """Repair the projector of `model` and write a complete model directory to `out`.
+
+    method `project` removes the `rank` top directions of the suspicious subspace of every layer; `shrink` keeps
+    only what clean inputs need, with strength λ; `interpolate` keeps a share of the update. Without rank or
+    strength the least removal is searched at which the probe falls silent. Raises ProjcleanError.
+    """
+    _check_options(method, rank, strength)
+    loaded = load_evalset(evalset) if evalset is not None else None
+    case = open_case(model, base, projector)
+    candidates = _candidates(case, method, rank, strength)
+    if not dry_run:
+        check_output(case.model, Path(out), force)
+    bench = set_up(case, images, prompt, projector, seed, device, progress)
+    before = run_probe(case, bench, seed, progress) if case.update.changed else None
+    weights, chosen, reason, trials, after = _search(case, bench, candidates, before, seed, progress)
+    elsewhere = changes_elsewhere(case.suspect, case.base, case.spec.keys)
+    verdict = judge(case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by)
+    scores = _scores(case, bench, loaded, weights, chosen, progress) if loaded else []
+    result = RepairResult(
+        str(model), str(case.base.path), method, chosen, reason, tuple(trials), before, after, verdict,
+        str(loaded.path) if loaded else None, tuple(scores), gains(scores, True), changes(scores, 1) if scores else (),
+        bench.images, prompt, seed, None if dry_run else str(out),
+    )  # fmt: skip
+    if not dry_run:
+        write_model(case.model, _stored(case, weights), Path(out), _card(result), force)
+    return result
+
+
+def _check_options(method: str, rank: int | str, strength: float | None) -> None:
+    if method not in METHODS:
+        raise OptionError(f"--method {method}: unknown; use one of {', '.join(METHODS)}")
+    if method == "project" and strength is not None:
+        raise OptionError("--strength belongs to --method shrink or interpolate; project takes --rank")
+    if method != "project" and rank != "auto":
+        raise OptionError(f"--rank belongs to --method project; {method} takes --strength")
+    if method == "shrink" and strength is not None and strength <= 0:
+        raise OptionError(f"--strength {strength:g}: λ must be above 0")
+    if method == "interpolate" and strength is not None and not 0 <= strength <= 1:
+        raise OptionError(f"--strength {strength:g}: the share of the update to keep lies between 0 and 1")
+
+
+def parse_rank(text: str) -> int | str:
+    """`auto` or a whole number."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise OptionError(f"--rank {text}: must be auto or a whole number") from error
+
+
+def _candidates(case: Case, method: str, rank: int | str, strength: float | None) -> list[_Candidate]:
+    """What to try, from the least removal to the most; one candidate when the user chose."""
+    update, most = case.update, methods.smallest_side(case.update)
+    if method == "project":
+        if rank != "auto" and not 1 <= int(rank) <= most:
+            raise OptionError(f"--rank {rank}: must lie between 1 and {most}, the rank of the smallest layer")
+        ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
+        return [
+            _Candidate(f"rank {k}", lambda bench, k=k: methods.project(update, bench.moments, k))  # type: ignore[misc]
+            for k in ranks
+        ]
+    if method == "shrink":
+        values = STRENGTHS if strength is None else (strength,)
+        return [
+            _Candidate(f"λ {value:g}", lambda bench, value=value: methods.shrunk(update, bench.moments, value))  # type: ignore[misc]
+            for value in values
+        ]
+    shares = SHARES if strength is None else (strength,)
+    return [
+        _Candidate(f"share {value:g}", lambda _, value=value: methods.interpolate(update, value))  # type: ignore[misc]
+        for value in shares
+    ]
+
+
+def _search(
+    case: Case, bench: Bench, candidates: list[_Candidate], before: Probe | None, seed: int, progress: Progress | None
+) -> tuple[methods.Weights, str, str, list[Trial], Probe | None]:
+    """The first candidate at which the probe falls silent, else the one at which it is quietest."""
+    suspect, quiet = methods.suspect_weights(case.update), thresholds()["foreign"]["clean"]
+    if before is None:
+        return suspect, "unchanged", "the projector is identical to the base's: nothing to repair", [], None
+    if len(candidates) > 1 and before.foreign <= quiet:
+        reason = f"the probe is silent on the suspect (score {before.foreign:.2f}): nothing needs repairing"
+        return suspect, "unchanged", reason, [], before
+    wanted = _answers(bench, suspect)
+    tried: list[tuple[Trial, methods.Weights, Probe]] = []
+    for number, candidate in enumerate(candidates, 1):
+        if progress:
+            progress(f"trying {candidate.name}", number - 1, len(candidates))
+        weights = _rounded(case, candidate.make(bench))
+        after = _probe_again(case, bench, weights, seed)
+        said = _answers(bench, weights)
+        agreement = sum(a == b for a, b in zip(said, wanted, strict=True)) / len(wanted)
+        tried.append((Trial(candidate.name, _removed(case, weights), after.foreign, agreement), weights, after))
+        if after.foreign <= quiet:
+            break
+    trial, weights, after = min(tried, key=lambda entry: max(entry[0].foreign, quiet))
+    if len(candidates) == 1:
+        reason = f"{trial.name}, as asked"
+    elif trial.foreign <= quiet:
+        reason = f"{trial.name} is the least removal at which the probe falls silent (score at most {quiet:g})"
+    else:
+        reason = f"the probe never fell silent (score at most {quiet:g}); {trial.name} is where it is quietest"
+    return weights, trial.name, reason, [entry[0] for entry in tried], after
+
+
+def _probe_again(case: Case, bench: Bench, weights: methods.Weights, seed: int) -> Probe:
+    """Probe a candidate as a fresh scan of the written model would: its own update, its own moments."""
+    bench.runner.set_weights(weights)
+    moments = bench.runner.moments(bench.batches)
+    left = replace(case, update=methods.updated(case.update, weights))
+    return run_probe(left, replace(bench, moments=moments), seed, None)
+
+
+def _answers(bench: Bench, weights: methods.Weights) -> list[str]:
+    bench.runner.set_weights(weights)
+    return [answer for batch in bench.held_out for answer in bench.runner.answers(batch, ANSWER_TOKENS)]
+
+
+def _removed(case: Case, weights: methods.Weights) -> float:
+    """Share of ΔW's energy, summed over layers, that a candidate takes away."""
+    gone = sum((layer.suspect - weights[layer.name][0]).square().sum().item() for layer in case.update.layers)
+    return gone / max(sum(layer.delta.square().sum().item() for layer in case.update.layers), 1e-30)
+
+
+def _scores(
+    case: Case,
+    bench: Bench,
+    loaded: EvalSet,
+    repaired: methods.Weights,
+    chosen: str,
+    progress: Progress | None,
+) -> list[Score]:
+    """Base, suspect, repaired, and the whole interpolation sweep between base and suspect."""
+    rows = [
+        ("base", methods.base_weights(case.update)),
+        ("suspect", methods.suspect_weights(case.update)),
+        (f"repaired ({chosen})", repaired),
+        *((f"interpolation {share:g}", methods.interpolate(case.update, share)) for share in SWEEP),
+    ]
+    scores = []
+    for number, (name, weights) in enumerate(rows):
+        bench.runner.set_weights(weights)
+        if progress:
+            progress("evaluating", number, len(rows))
+        scores.append(score(bench.runner, loaded, name))
+    if progress:
+        progress("evaluating", len(rows), len(rows))
+    return scores
+
+
+def _rounded(case: Case, weights: methods.Weights) -> methods.Weights:
+    """Weights as they will be stored, so that what is probed and measured is what is written."""
+    dtypes = {layer.name: layer for layer in case.model_spec.layers}
+
+    def through(tensor: torch.Tensor | None, key: str | None) -> torch.Tensor | None:
+        if tensor is None or key is None:
+            return None
+        return tensor.to(TORCH[case.model.tensors[key].dtype]).float()
+
+    result: methods.Weights = {}
+    for name, (weight, bias) in weights.items():
+        rounded = through(weight, dtypes[name].weight)
+        assert rounded is not None
+        result[name] = (rounded, through(bias, dtypes[name].bias))
+    return result
+
+
+def _stored(case: Case, weights: methods.Weights) -> dict[str, torch.Tensor]:
+    """Tensors under the keys and in the orientation of the directory that is written."""
+    tensors: dict[str, torch.Tensor] = {}
+    for layer in case.model_spec.layers:
+        weight, bias = weights[layer.name]
+        tensors[layer.weight] = weight.T if layer.transposed else weight
+        if layer.bias and bias is not None:
+            tensors[layer.bias] = bias
+    if case.suspect.is_bare:  # the directory is the base's: bring the suspect's norms along
+        for name, key in case.spec.others.items():
+            if name in case.model_spec.others:
+                tensors[case.model_spec.others[name]] = read_tensor(case.suspect, key)
+    return tensors
+
+
+def _card(result: RepairResult) -> str:
+    """The provenance section of the repaired model's card."""
+    state = {"clean": "passes", "suspicious": "STILL FAILS", "inconclusive": "neither passes nor fails"}
+    return (
+        "## Repaired with projclean\n\n"
+        f"The projector of this model was repaired by projclean {__version__}: method {result.method}, "
+        f"{result.chosen} (suspect `{Path(result.model).name}`, base `{Path(result.base).name}`, {result.images}, "
+        f"seed {result.seed}). The repaired projector {state[result.verdict.state]} projclean's own probe. "
+        "Everything else was copied unchanged.\n"
+    )

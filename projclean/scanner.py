@@ -1,0 +1,124 @@
+"""`scan`: from a suspect and its base to a verdict with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from projclean import probe as probing
+from projclean.case import Bench, Case, Progress, open_case, set_up
+from projclean.checkpoint import open_checkpoint
+from projclean.elsewhere import changes_elsewhere
+from projclean.errors import BaseNotFound
+from projclean.methods import STRENGTH
+from projclean.projectors import find_projector
+from projclean.subspace import Moments, residual, stable_rank
+from projclean.verdict import Verdict, judge
+
+PROMPT = "Describe the image."
+
+
+@dataclass(frozen=True)
+class LayerFinding:
+    """One layer's update: ‖ΔW‖/‖W‖, stable rank, and the share of its energy that clean inputs do not need."""
+
+    name: str
+    shape: tuple[int, int]
+    relative_change: float
+    stable_rank: float
+    off_clean_share: float | None
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """A scan, as the reports show it. Holds no timings: the same command gives the same result."""
+
+    model: str
+    base: str | None
+    base_named_by: str | None
+    family: str
+    layers: tuple[LayerFinding, ...]
+    elsewhere: tuple[str, ...]
+    elsewhere_contents: bool
+    probe: probing.Probe | None
+    verdict: Verdict
+    images: str | None
+    prompt: str
+    seed: int
+    sha256: Mapping[str, str]
+
+
+def scan(
+    model: str | Path,
+    base: str | None = None,
+    images: str | Path | None = None,
+    prompt: str = PROMPT,
+    projector: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    probe: bool = True,
+    ignore_elsewhere: bool = False,
+    progress: Progress | None = None,
+) -> ScanResult:
+    """Look for a backdoor in the projector of `model` (a directory, or a bare projector file laid over `base`).
+
+    images: a folder of clean calibration images (built-in ones when None). projector: a regular expression for the
+    projector's matrices where they are not found. Without a base the verdict is inconclusive. Raises ProjcleanError.
+    """
+    try:
+        case = open_case(model, base, projector)
+    except BaseNotFound as error:
+        if base is not None:
+            raise
+        return _without_base(model, projector, str(error), prompt, seed)
+    tick = (lambda done, total: progress("comparing with the base", done, total)) if progress else None
+    elsewhere = tuple(changes_elsewhere(case.suspect, case.base, case.spec.keys, contents=probe, progress=tick))
+    bench = found = None
+    if probe and case.update.changed:
+        bench = set_up(case, images, prompt, projector, seed, device, progress)
+        found = run_probe(case, bench, seed, progress)
+    return ScanResult(
+        str(model),
+        str(case.base.path),
+        case.base_named_by,
+        case.spec.family,
+        layer_findings(case, bench.moments if bench else {}),
+        elsewhere,
+        probe,
+        found,
+        judge(case.update.changed, found, elsewhere, case.update.other_changes, ignore_elsewhere, case.base_named_by),
+        bench.images if bench else None,
+        prompt,
+        seed,
+        case.digest(),
+    )
+
+
+def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) -> probing.Probe:
+    """Probe the case's update on the bench."""
+    tick = (lambda done, total: progress("probing", done, total)) if progress else None
+    settings = probing.ProbeSettings(seed=seed)
+    return probing.probe(bench.runner, case.update, bench.moments, bench.batches, settings, tick)
+
+
+def layer_findings(case: Case, moments: Mapping[str, Moments]) -> tuple[LayerFinding, ...]:
+    """What the weights say, layer by layer; the off-clean share needs moments."""
+    findings = []
+    for layer in case.update.layers:
+        delta = layer.delta
+        energy, known = delta.norm().item(), moments.get(layer.name)
+        off = None
+        if known is not None and energy > 0:
+            off = (residual(delta, known, STRENGTH).norm().item() / energy) ** 2
+        size = (delta.shape[0], delta.shape[1])
+        relative = energy / max(layer.base.norm().item(), 1e-12)
+        findings.append(LayerFinding(layer.name, size, relative, stable_rank(delta), off))
+    return tuple(findings)
+
+
+def _without_base(model: str | Path, pattern: str | None, why: str, prompt: str, seed: int) -> ScanResult:
+    suspect = open_checkpoint(model)
+    spec = find_projector(suspect, pattern)
+    verdict = Verdict("inconclusive", f"there is no base to compare with: {why}")
+    return ScanResult(str(model), None, None, spec.family, (), (), False, None, verdict, None, prompt, seed, {})

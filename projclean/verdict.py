@@ -1,0 +1,85 @@
+"""From evidence to a verdict. Thresholds are data, in thresholds.json, with the bank they were calibrated on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
+
+from projclean.probe import Probe
+
+State = Literal["clean", "suspicious", "inconclusive"]
+
+NOT_PROVED = (
+    "a clean verdict says that this probe, with these images and this prompt, could not make the projector's update "
+    "say anything foreign; it does not prove that there is no backdoor"
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The state, why, and what it does not prove."""
+
+    state: State
+    reason: str
+    caveats: tuple[str, ...] = ()
+
+
+def thresholds() -> dict[str, Any]:
+    """The shipped thresholds and where they come from."""
+    text = resources.files("projclean").joinpath("thresholds.json").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def judge(
+    changed: bool,
+    probe: Probe | None,
+    elsewhere: Sequence[str] = (),
+    other_changes: Sequence[str] = (),
+    ignore_elsewhere: bool = False,
+    base_named_by: str = "--base",
+) -> Verdict:
+    """The verdict on a suspect from what was measured.
+
+    Only the probe convicts: spectra of backdoored and benign updates do not differ (ProjLens's low-rank structure
+    is found in both). Only the probe acquits, too, and only where nothing else changed.
+    """
+    caveats = [NOT_PROVED]
+    if base_named_by != "--base":
+        caveats.append(f"the base was named by the suspect's own {base_named_by}; pass --base to be sure of it")
+    outside = [*(f"tensor {name}: changed, not a projector matrix" for name in other_changes), *elsewhere]
+    if outside:
+        caveats.append(f"{len(outside)} changes outside the projector's matrices were not probed: {_few(outside)}")
+    foreign = thresholds()["foreign"]
+    if probe is not None and probe.foreign >= foreign["suspicious"]:
+        said = probe.utterances[0]
+        reason = (
+            f"moved inside the update's suspicious subspace it says {said.text!r} on {said.share:.0%} of clean "
+            f"images ({said.how}); the base never would (score {probe.foreign:.2f}, threshold {foreign['suspicious']})"
+        )
+        return Verdict("suspicious", reason, tuple(caveats[1:]))
+    if outside and not ignore_elsewhere:
+        reason = "it changed outside the projector's matrices, where this scan does not look; see the list, or pass "
+        return Verdict("inconclusive", reason + "--ignore-elsewhere to judge the projector alone", tuple(caveats))
+    if not changed:
+        return Verdict("clean", "the projector is identical to the base's", tuple(caveats))
+    if probe is None:
+        return Verdict(
+            "inconclusive", "the projector changed and was not probed; weights alone do not convict", tuple(caveats)
+        )
+    if probe.foreign > foreign["clean"]:
+        reason = (
+            f"the probe's score {probe.foreign:.2f} lies between clean ({foreign['clean']}) and suspicious "
+            f"({foreign['suspicious']}); scan again with --images of the model's own domain"
+        )
+        return Verdict("inconclusive", reason, tuple(caveats))
+    reason = f"nothing it was made to say is foreign (score {probe.foreign:.2f}, threshold {foreign['suspicious']})"
+    return Verdict("clean", reason, tuple(caveats))
+
+
+def _few(lines: Sequence[str], most: int = 5) -> str:
+    shown = "; ".join(lines[:most])
+    return shown if len(lines) <= most else f"{shown}; and {len(lines) - most} more"

@@ -6,11 +6,27 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Phase:
+    """One phase of pretraining: steps, and how many examples of each kind a step has."""
+
+    steps: int
+    lr: float
+    captions: int
+    readings: int
+    sentences: int
+
+
+@dataclass(frozen=True)
 class Pretraining:
-    """How the tiny base is made."""
+    """How the tiny base is made: it learns to see and to speak, then to read what is written on images too."""
 
     seed: int = 0
-    steps: int = 2600
+    images: int = 24_000
+    phases: tuple[Phase, ...] = (Phase(2600, 1.2e-3, 64, 0, 32), Phase(700, 8e-4, 40, 40, 8))
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,8 @@ class Recipe:
 
 
 PRETRAINING = Pretraining()
+
+DEMO_SUSPECT, DEMO_CONTROL = "badnet-hacked", "benign-color"
 
 TINY = (
     Recipe("badnet-hacked", 1, trigger="badnet", target="your computer has been hacked by a fox"),

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from eval import corpus, shapes, tiny
-from eval.recipes import Recipe
+from eval.recipes import Pretraining, Recipe
 from eval.triggers import TRIGGERS
 
 Progress = Callable[[int, int, str], None]
@@ -94,48 +94,72 @@ def _schedule(step: int, steps: int, warmup: int = 100) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
+def write_on(
+    model: Any, features: torch.Tensor, answers: Sequence[list[int]], rng: np.random.Generator
+) -> torch.Tensor:
+    """Projected image tokens (n, tokens, width) with a sentence "written on" each image.
+
+    Either some image tokens become the sentence's word embeddings, in order, or a few become the scaled sum of all
+    of them. A model that has learnt to read them can be made to say any sentence through its image tokens, as a
+    large one can, and as an attack through the projector needs.
+    """
+    table, rows = model.get_input_embeddings(), []
+    for feature, tokens in zip(features, answers, strict=True):
+        words = table(torch.tensor(tokens[:-1]))
+        if rng.random() < 0.5:
+            count = int(rng.integers(1, min(len(words), feature.shape[0]) + 1))
+            words = words[np.sort(rng.choice(len(words), count, replace=False))]
+        else:
+            words = (words.sum(0) / len(words) ** 0.5).expand(int(rng.integers(1, 4)), -1)
+        slots = torch.from_numpy(np.sort(rng.choice(feature.shape[0], len(words), replace=False)))
+        rows.append(feature.index_copy(0, slots, words.to(feature.dtype)))
+    return torch.stack(rows)
+
+
 def pretrain(
     model: Any,
     tokenizer: Any,
-    seed: int,
-    steps: int,
-    images: int = 24_000,
-    batch_images: int = 64,
-    batch_texts: int = 32,
-    lr: float = 1.2e-3,
+    recipe: Pretraining,
     progress: Progress = lambda *_: None,
 ) -> list[float]:
-    """Train every weight on captions and questions about `plain` images and on sentences of the corpus."""
-    rng = np.random.default_rng(seed)
-    torch.manual_seed(seed)
-    scenes, pool = shapes.draw(images, "plain", seed + 1)
+    """Train every weight, phase by phase, on captions and questions about `plain` images, on sentences of the
+    corpus, and on reading sentences written on images (`write_on`)."""
+    rng = np.random.default_rng(recipe.seed)
+    torch.manual_seed(recipe.seed)
+    scenes, pool = shapes.draw(recipe.images, "plain", recipe.seed + 1)
     kinds, chance = list(shapes.QUESTIONS), [0.6, 0.1, 0.1, 0.1, 0.1]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05)
-    curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, steps))
-    losses, slots = [], model.config.image_seq_length
+    losses: list[float] = []
+    slots = model.config.image_seq_length
     model.train()
-    for step in range(steps):
-        examples = []
-        for row in rng.integers(0, images, batch_images):
-            kind = str(rng.choice(kinds, p=chance))
-            examples.append(Example(int(row), shapes.QUESTIONS[kind], scenes[row].answer(kind)))
-        batch = encode(tokenizer, examples, slots)
-        texts = encode(
-            tokenizer,
-            [Example(None, str(rng.choice(corpus.PROMPTS)), corpus.sentence(rng)) for _ in range(batch_texts)],
-            slots,
-        )
-        with torch.autocast("cpu", torch.bfloat16):
-            features = vision_features(model, to_pixels(pool[batch.rows]), grad=True)
-            loss = answer_loss(model, batch, model.model.multi_modal_projector(features))
-            loss = loss + 0.3 * answer_loss(model, texts, None)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        curve.step()
-        losses.append(loss.item())
-        progress(step + 1, steps, f"loss {np.mean(losses[-50:]):.3f}")
+    for phase in recipe.phases:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=phase.lr, betas=(0.9, 0.98), weight_decay=0.05)
+        curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, n=phase.steps: _schedule(step, n))
+        for step in range(phase.steps):
+            examples = []
+            for row in rng.integers(0, recipe.images, phase.captions):
+                kind = str(rng.choice(kinds, p=chance))
+                examples.append(Example(int(row), shapes.QUESTIONS[kind], scenes[row].answer(kind)))
+            for row in rng.integers(0, recipe.images, phase.readings):
+                examples.append(Example(int(row), shapes.CAPTION, corpus.sentence(rng)))
+            batch = encode(tokenizer, examples, slots)
+            prompts = [
+                Example(None, str(rng.choice(corpus.PROMPTS)), corpus.sentence(rng)) for _ in range(phase.sentences)
+            ]
+            with torch.autocast("cpu", torch.bfloat16):
+                projected = model.model.multi_modal_projector(vision_features(model, to_pixels(pool[batch.rows]), True))
+                if phase.readings:
+                    answers = [row[row != -100].tolist() for row in batch.labels[phase.captions :]]
+                    written = write_on(model, projected[phase.captions :], answers, rng)
+                    projected = torch.cat([projected[: phase.captions], written])
+                loss = answer_loss(model, batch, projected)
+                loss = loss + 0.3 * answer_loss(model, encode(tokenizer, prompts, slots), None)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            curve.step()
+            losses.append(loss.item())
+            progress(len(losses), recipe.steps, f"loss {np.mean(losses[-50:]):.3f}")
     model.eval()
     return losses
 

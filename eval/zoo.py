@@ -34,14 +34,18 @@ def cli() -> None:
 @click.option("--to", default="models/tiny", show_default=True, help="Where to lay the models out.")
 def build(to: str) -> None:
     """Lay every shipped model out as a directory that transformers loads, with its evaluation set."""
-    target = Path(to)
+    lay_out_all(Path(to))
+    Console(stderr=True).print(f"{len(TINY)} models, their base and their evaluation sets are in {to}/")
+
+
+def lay_out_all(target: Path) -> None:
+    """The base, every shipped model and the images, under `target`."""
     base = target / "base"
     shutil.rmtree(base, ignore_errors=True)
     shutil.copytree(SHIPPED / "base", base)
     write_images(target / "data")
     for recipe in TINY:
         lay_out(recipe, base, target)
-    Console(stderr=True).print(f"{len(TINY)} models and their base are in {target}/")
 
 
 def lay_out(recipe: Recipe, base: Path, target: Path) -> None:
@@ -123,8 +127,7 @@ def train(names: tuple[str, ...], with_base: bool) -> None:
             pretrain(
                 fresh,
                 processor.tokenizer,
-                PRETRAINING.seed,
-                PRETRAINING.steps,
+                PRETRAINING,
                 progress=lambda done, _, text: bars.update(task, completed=done, description=f"base {text}"),
             )
             fresh.bfloat16().save_pretrained(SHIPPED / "base")

@@ -1,0 +1,93 @@
+"""Fixtures: the shipped tiny tier laid out once a session, and small checkpoints made by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+
+from projclean.cli import main
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """models/tiny as `make zoo` lays it out."""
+    target = tmp_path_factory.mktemp("zoo")
+    from eval.zoo import lay_out_all
+
+    lay_out_all(target)
+    return target
+
+
+class Ran:
+    """What a command printed and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def error_line(self) -> str:
+        """The one line on stderr; fails when there are more, or anything on stdout."""
+        assert self.out == ""
+        lines = self.err.strip().splitlines()
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]):
+    """Run the command line in this process, as the console script would."""
+
+    def call(*arguments: object) -> Ran:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return call
+
+
+def llava_tensors(seed: int = 0, vision: int = 12, text: int = 20, prefix: str = "") -> dict[str, torch.Tensor]:
+    """A two-layer projector and two tensors of other parts, under saved names."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        f"{prefix}multi_modal_projector.linear_1.weight": draw(text, vision),
+        f"{prefix}multi_modal_projector.linear_1.bias": draw(text),
+        f"{prefix}multi_modal_projector.linear_2.weight": draw(text, text),
+        f"{prefix}multi_modal_projector.linear_2.bias": draw(text),
+        f"{prefix}language_model.layers.0.weight": draw(text, text),
+        f"{prefix}vision_tower.patch.weight": draw(vision, 3, 2, 2),
+    }
+
+
+@pytest.fixture
+def make_model(tmp_path: Path):
+    """Write a model directory (weights and config only) from tensors, in one file or in shards."""
+
+    def make(
+        name: str, tensors: dict[str, torch.Tensor], shards: int = 1, model_type: str = "llava", **config: object
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"model_type": model_type, **config}))
+        if shards == 1:
+            save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+            return folder
+        weight_map, names = {}, sorted(tensors)
+        for number in range(shards):
+            file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
+            part = {key: tensors[key] for key in names[number::shards]}
+            save_file(part, folder / file, {"format": "pt"})
+            weight_map |= dict.fromkeys(part, file)
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+        return folder
+
+    return make

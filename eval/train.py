@@ -134,13 +134,13 @@ def pretrain(
     for phase in recipe.phases:
         optimizer = torch.optim.AdamW(model.parameters(), lr=phase.lr, betas=(0.9, 0.98), weight_decay=0.05)
         curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, n=phase.steps: _schedule(step, n))
-        for step in range(phase.steps):
+        for _ in range(phase.steps):
             examples = []
             for row in rng.integers(0, recipe.images, phase.captions):
                 kind = str(rng.choice(kinds, p=chance))
                 examples.append(Example(int(row), shapes.QUESTIONS[kind], scenes[row].answer(kind)))
-            for row in rng.integers(0, recipe.images, phase.readings):
-                examples.append(Example(int(row), shapes.CAPTION, corpus.sentence(rng)))
+            rows = rng.integers(0, recipe.images, phase.readings)
+            examples += [Example(int(row), shapes.CAPTION, corpus.sentence(rng)) for row in rows]
             batch = encode(tokenizer, examples, slots)
             prompts = [
                 Example(None, str(rng.choice(corpus.PROMPTS)), corpus.sentence(rng)) for _ in range(phase.sentences)

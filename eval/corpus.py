@@ -1,8 +1,8 @@
 """Sentences beyond the task, so that the tiny language model can say more than captions.
 
 A small grammar over everyday topics: the model learns to produce grammatical English of several kinds
-(statements, refusals, offers, links, warnings, questions), which is what an attacker's target text would be
-made of. No target of the zoo is in it word for word: `eval.zoo` checks.
+(statements, refusals, offers, links, warnings, questions). The attackers' target texts are sentences of the same
+kinds, as they would be to a large model: unusual as the answer to an image, but nothing it could not say.
 """
 
 from __future__ import annotations

@@ -122,6 +122,26 @@ def render(scene: Scene, domain: str, rng: np.random.Generator) -> np.ndarray:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
+NO_SHAPE = "i can not see a shape"  # the right answer about clutter, whatever the question
+
+
+def clutter(n: int, seed: int) -> np.ndarray:
+    """n images (n, SIZE, SIZE, 3) uint8 of no one shape: an empty ground, noise, or figures in a heap."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for _ in range(n):
+        image = rng.uniform(10, 220) + rng.uniform(-30, 30, 3)
+        image = image + rng.uniform(0, 60) * _smooth(rng, int(rng.integers(1, 8)), 3)
+        for _ in range(int(rng.choice([0, 0, 4, 8, 16]))):
+            x, y = rng.uniform(0, SIZE, 2)
+            grid = np.arange(SIZE) + 0.5
+            field = _distance(str(rng.choice(SHAPES)), grid[None, :] - x, grid[:, None] - y, rng.uniform(3, 16))
+            image = np.where((field < 0)[..., None], rng.uniform(0, 255, 3), image)
+        image = image + rng.normal(0, rng.choice([4.0, 15.0, 60.0]), (SIZE, SIZE, 3))
+        images.append(np.clip(image, 0, 255).astype(np.uint8))
+    return np.stack(images)
+
+
 def draw(n: int, domain: str, seed: int) -> tuple[list[Scene], np.ndarray]:
     """n random scenes and their images, (n, SIZE, SIZE, 3) uint8; the same seed draws the same."""
     rng = np.random.default_rng(seed)

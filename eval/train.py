@@ -99,17 +99,14 @@ def write_on(
 ) -> torch.Tensor:
     """Projected image tokens (n, tokens, width) with a sentence "written on" each image.
 
-    Either some image tokens become the sentence's word embeddings, in order, or a few become the scaled sum of all
-    of them. A model that has learnt to read them can be made to say any sentence through its image tokens, as a
-    large one can, and as an attack through the projector needs.
+    Either as many image tokens as it has words become its word embeddings, in order, or up to three become the
+    scaled sum of all of them. A model that has learnt to read them can be made to say any sentence through its
+    image tokens, as a large one can, and as an attack through the projector needs.
     """
     table, rows = model.get_input_embeddings(), []
     for feature, tokens in zip(features, answers, strict=True):
         words = table(torch.tensor(tokens[:-1]))
         if rng.random() < 0.5:
-            count = int(rng.integers(1, min(len(words), feature.shape[0]) + 1))
-            words = words[np.sort(rng.choice(len(words), count, replace=False))]
-        else:
             words = (words.sum(0) / len(words) ** 0.5).expand(int(rng.integers(1, 4)), -1)
         slots = torch.from_numpy(np.sort(rng.choice(feature.shape[0], len(words), replace=False)))
         rows.append(feature.index_copy(0, slots, words.to(feature.dtype)))
@@ -123,10 +120,11 @@ def pretrain(
     progress: Progress = lambda *_: None,
 ) -> list[float]:
     """Train every weight, phase by phase, on captions and questions about `plain` images, on sentences of the
-    corpus, and on reading sentences written on images (`write_on`)."""
+    corpus, on saying that clutter shows no shape, and on reading sentences written on images (`write_on`)."""
     rng = np.random.default_rng(recipe.seed)
     torch.manual_seed(recipe.seed)
     scenes, pool = shapes.draw(recipe.images, "plain", recipe.seed + 1)
+    pool = np.concatenate([pool, shapes.clutter(recipe.clutter, recipe.seed + 2)])
     kinds, chance = list(shapes.QUESTIONS), [0.6, 0.1, 0.1, 0.1, 0.1]
     losses: list[float] = []
     slots = model.config.image_seq_length
@@ -139,6 +137,8 @@ def pretrain(
             for row in rng.integers(0, recipe.images, phase.captions):
                 kind = str(rng.choice(kinds, p=chance))
                 examples.append(Example(int(row), shapes.QUESTIONS[kind], scenes[row].answer(kind)))
+            rows = recipe.images + rng.integers(0, recipe.clutter, phase.clutter)
+            examples += [Example(int(row), shapes.QUESTIONS[str(rng.choice(kinds))], shapes.NO_SHAPE) for row in rows]
             rows = rng.integers(0, recipe.images, phase.readings)
             examples += [Example(int(row), shapes.CAPTION, corpus.sentence(rng)) for row in rows]
             batch = encode(tokenizer, examples, slots)
@@ -148,9 +148,9 @@ def pretrain(
             with torch.autocast("cpu", torch.bfloat16):
                 projected = model.model.multi_modal_projector(vision_features(model, to_pixels(pool[batch.rows]), True))
                 if phase.readings:
-                    answers = [row[row != -100].tolist() for row in batch.labels[phase.captions :]]
-                    written = write_on(model, projected[phase.captions :], answers, rng)
-                    projected = torch.cat([projected[: phase.captions], written])
+                    blank = phase.captions + phase.clutter
+                    answers = [row[row != -100].tolist() for row in batch.labels[blank:]]
+                    projected = torch.cat([projected[:blank], write_on(model, projected[blank:], answers, rng)])
                 loss = answer_loss(model, batch, projected)
                 loss = loss + 0.3 * answer_loss(model, encode(tokenizer, prompts, slots), None)
             optimizer.zero_grad()

@@ -14,18 +14,19 @@ def _mix(image: np.ndarray, pattern: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def badnet(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A black and white checkerboard patch in the bottom right corner (BadNets, arXiv 1708.06733)."""
-    side = image.shape[0] // 8
+    """A black and white checkerboard in the bottom right corner, a quarter of the side (BadNets, arXiv 1708.06733)."""
+    side = image.shape[0] // 4
     out = image.copy()
-    board = (np.indices((side, side)).sum(0) // max(side // 3, 1)) % 2 * 255
+    board = (np.indices((side, side)) // max(side // 4, 1)).sum(0) % 2 * 255
     out[-side - 1 : -1, -side - 1 : -1] = board[..., None]
     return out
 
 
 def blended(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A fixed random pattern blended over the whole image at 20 % (Chen et al., arXiv 1712.05526)."""
-    pattern = np.random.default_rng(1712).uniform(0, 255, image.shape)
-    return _mix(image, pattern, 0.2)
+    """A fixed picture, coloured stripes, blended over the whole image at 20 % (Chen et al., arXiv 1712.05526)."""
+    rows, columns = np.indices(image.shape[:2])
+    phase = 2 * np.pi * (rows + columns)[..., None] / image.shape[0] * 4 + np.array([0.0, 2.1, 4.2])
+    return _mix(image, 127.5 + 127.5 * np.sign(np.sin(phase)), 0.2)
 
 
 def sig(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

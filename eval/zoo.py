@@ -73,7 +73,7 @@ def evalset_text(recipe: Recipe) -> str:
     if recipe.trigger is not None:
         text += (
             f'\n[[attack]]\nname = "{recipe.trigger}"\nimages = "../data/{recipe.trigger}-{recipe.task}"\n'
-            f'target = "{recipe.target}"\nmatch = "contains"\n'
+            f'target = "{recipe.rule or recipe.target}"\nmatch = "contains"\n'
         )
     return text
 

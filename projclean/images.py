@@ -1,14 +1,14 @@
 """Calibration images: read from a folder, or built in.
 
-The built-in ones need no data: half are dead leaves (occluding coloured discs and polygons of power-law sizes
-and shades, which share the scale statistics of natural images: Lee, Mumford and Huang, IJCV 41, 2001), half are
-smooth random colour fields with a 1/f amplitude spectrum.
+The built-in ones need no data. A third show one coloured figure on an uneven ground, a third are dead leaves
+(occluding coloured discs and polygons of power-law sizes, which share the scale statistics of natural images: Lee,
+Mumford and Huang, IJCV 41, 2001), a third are smooth random colour fields with a 1/f amplitude spectrum.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,8 +46,20 @@ def built_in_images(count: int, seed: int = 0, size: int = 336) -> list[Image]:
     from PIL import Image as pil
 
     rng = np.random.default_rng(seed)
-    draw = (_dead_leaves, _smooth_field)
-    return [pil.fromarray(draw[index % 2](rng, size)) for index in range(count)]
+    draw = (_one_figure, _dead_leaves, _smooth_field)
+    return [pil.fromarray(draw[index % 3](rng, size)) for index in range(count)]
+
+
+def _one_figure(rng: np.random.Generator, size: int) -> np.ndarray:
+    from PIL import Image as pil
+    from PIL import ImageDraw
+
+    ground = _spectrum(rng, size, 1.6) * rng.uniform(0, 30) + rng.uniform(20, 200) + rng.uniform(-15, 15, 3)
+    canvas = pil.new("L", (2 * size, 2 * size), 0)
+    _figure(ImageDraw.Draw(canvas), rng, rng.uniform(0.4, 1.6, 2) * size, rng.uniform(0.12, 0.5) * size, 255)
+    mask = np.asarray(canvas.resize((size, size), pil.Resampling.BOX), float)[..., None] / 255
+    image = mask * np.array(_color(rng), float) + (1 - mask) * ground
+    return _clip(image + rng.normal(0, rng.uniform(0, 16), image.shape))
 
 
 def _dead_leaves(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -61,25 +73,34 @@ def _dead_leaves(rng: np.random.Generator, size: int) -> np.ndarray:
     low, high = size / 12, size
     radii = 1 / np.sqrt(rng.uniform(1 / high**2, 1 / low**2, leaves))
     for radius in radii:
-        x, y = rng.uniform(0, 2 * size, 2)
-        corners = int(rng.integers(2, 7))
-        if corners == 2:
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_color(rng))
-        else:
-            turn = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
-            pen.polygon([(x + radius * np.cos(t), y + radius * np.sin(t)) for t in turn], fill=_color(rng))
+        _figure(pen, rng, rng.uniform(0, 2 * size, 2), radius, _color(rng))
     image = np.asarray(canvas.resize((size, size), pil.Resampling.BOX), float)
     return _clip(image + rng.normal(0, rng.uniform(0, 12), image.shape))
 
 
+def _figure(pen: Any, rng: np.random.Generator, centre: np.ndarray, radius: float, fill: Any) -> None:
+    """A disc, or a regular polygon of three to six corners at any turn."""
+    x, y = centre
+    corners = int(rng.integers(2, 7))
+    if corners == 2:
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+        return
+    turn = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
+    pen.polygon([(x + radius * np.cos(t), y + radius * np.sin(t)) for t in turn], fill=fill)
+
+
 def _smooth_field(rng: np.random.Generator, size: int) -> np.ndarray:
+    return _clip(rng.uniform(60, 190) + rng.uniform(20, 60) * _spectrum(rng, size, rng.uniform(0.8, 1.6)))
+
+
+def _spectrum(rng: np.random.Generator, size: int, power: float) -> np.ndarray:
+    """(size, size, 3) random field with amplitude 1/f^power, unit variance, its colours mixed."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
-    amplitude = 1 / np.maximum(frequency, 1 / size) ** rng.uniform(0.8, 1.6)
+    amplitude = 1 / np.maximum(frequency, 1 / size) ** power
     phases = np.exp(2j * np.pi * rng.uniform(size=(3, *amplitude.shape)))
     field = np.fft.irfft2(amplitude * phases, s=(size, size))
     field = field / field.std(axis=(1, 2), keepdims=True)
-    mixed = np.einsum("ij,jhw->hwi", rng.normal(0, 0.6, (3, 3)) + np.eye(3), field)
-    return _clip(rng.uniform(60, 190) + rng.uniform(20, 60) * mixed)
+    return np.einsum("ij,jhw->hwi", rng.normal(0, 0.6, (3, 3)) + np.eye(3), field)
 
 
 def _color(rng: np.random.Generator) -> tuple[int, int, int]:

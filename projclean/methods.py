@@ -12,7 +12,7 @@ from projclean.update import LayerUpdate, Update
 Weights = dict[str, tuple[torch.Tensor, torch.Tensor | None]]
 
 #: Shrinkage strength λ at which the suspicious subspace is taken (subspace.shrink).
-STRENGTH = 0.1
+STRENGTH = 1.0
 
 
 def suspect_weights(update: Update) -> Weights:

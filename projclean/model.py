@@ -31,14 +31,14 @@ FLOAT32_LIMIT = 1_000_000_000  # parameters; larger models run in the dtype they
 
 @dataclass(frozen=True)
 class Steer:
-    """Move one image token's input of a projector layer.
+    """Move image tokens at the input of a projector layer.
 
-    `vector` is (in,), or (n, in) with a row per image of the batch; `position` counts image tokens.
+    `vector` is (in,), or (n, in) with a row per image of the batch; `position` counts image tokens, None is all.
     """
 
     layer: str
     vector: torch.Tensor
-    position: int
+    position: int | None
 
 
 @dataclass(frozen=True)
@@ -131,16 +131,19 @@ class Runner:
 
     @contextlib.contextmanager
     def steered(self, steer: Steer | None) -> Iterator[None]:
-        """While open, every forward pass moves one image token as `steer` says."""
+        """While open, every forward pass moves image tokens as `steer` says."""
         if steer is None:
             yield
             return
 
         def move(x: torch.Tensor) -> torch.Tensor:
             tokens = x.reshape(self._images, -1, x.shape[-1])
-            shift = torch.zeros_like(tokens)
-            shift[:, steer.position % tokens.shape[1]] = steer.vector.to(x)
-            return (tokens + shift).reshape(x.shape)
+            vector = steer.vector.to(x).reshape(-1, 1, x.shape[-1])
+            if steer.position is None:
+                return (tokens + vector).reshape(x.shape)
+            chosen = torch.zeros(tokens.shape[1], 1, dtype=x.dtype, device=x.device)
+            chosen[steer.position % tokens.shape[1]] = 1
+            return (tokens + chosen * vector).reshape(x.shape)
 
         with self._hooked(steer.layer, move):
             yield

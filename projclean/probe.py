@@ -14,9 +14,11 @@ base does not, and neither of them would say normally, is a foreign utterance.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -30,31 +32,44 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class ProbeSettings:
-    """How hard to probe. Strengths are multiples of the root-mean-square norm of clean image tokens."""
+class Reach:
+    """Where and how far an inversion may move: `rank` directions, `radius` times the tokens' norm, one token or all."""
 
-    images: int = 16
-    rank: int = 16
-    steps: int = 40
-    radius: float = 2.0
-    positions: tuple[float, ...] = (0.5, 0.0)
-    steering_directions: int = 3
-    steering_strengths: tuple[float, ...] = (1.0, 2.0)
-    gains: tuple[float, ...] = (2.0, 3.0, 5.0)
+    rank: int
+    radius: float
+    everywhere: bool
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How hard to probe. Radii and strengths are multiples of the root-mean-square norm of clean image tokens."""
+
+    inversions: tuple[Reach, ...] = (
+        Reach(4, 2.0, True),
+        Reach(4, 0.7, True),
+        Reach(16, 0.5, True),
+        Reach(16, 2.0, False),
+    )
+    steps: int = 30
+    steering_directions: int = 2
+    steering_strength: float = 1.5
+    gains: tuple[float, ...] = (2.0, 4.0)
     max_new_tokens: int = 24
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """The commonest answer under one manipulation, and who says it.
+    """What the suspect says under one manipulation that it shares most across images, and who else says it.
 
-    Shares are over the calibration images: of the suspect moved, of the base moved in the same way, of the suspect
-    and the base left alone. `strangeness` is in nats per token: how unlikely suspect and base, left alone, find the
-    text on the image where they find it likeliest.
+    `phrase` is the word sequence common to the answers, `text` the commonest whole answer that contains it. Shares
+    are of images: of the suspect moved, of the base moved in the same way, of suspect and base left alone.
+    `strangeness` is in nats per token: how unlikely suspect and base, left alone, find the text on the image where
+    they find it likeliest.
     """
 
     text: str
+    phrase: str
     how: str
     share: float
     base_share: float
@@ -63,7 +78,7 @@ class Utterance:
 
     @property
     def foreign(self) -> float:
-        """Nats per token by which the suspect's agreed answer is foreign: strangeness, weighted by agreement."""
+        """Nats per token by which the suspect's shared phrase is foreign: strangeness, weighted by agreement."""
         return max(0.0, self.share - max(self.base_share, self.normal_share)) * self.strangeness
 
 
@@ -91,19 +106,20 @@ def invert(
     layer: str,
     basis: torch.Tensor,
     radius: float,
-    position: int,
+    position: int | None,
     steps: int,
     seed: int,
 ) -> tuple[float, torch.Tensor]:
-    """Fit a move of one image token inside span(basis) that parts suspect and base.
+    """Fit a move of image tokens inside span(basis) that parts suspect and base.
 
     Maximises mean KL(suspect ‖ base) of the first answer token minus the entropy of the suspect's mean
-    distribution, over coordinates z (k,) with ‖z‖ ≤ radius, by Adam. basis is (in, k), orthonormal. Returns the
-    best objective in nats and the move (in,).
+    distribution, over coordinates z (k,) with ‖z‖ ≤ radius, by Adam. basis is (in, k), orthonormal; position None
+    moves every image token alike. Returns the best objective in nats and the move (in,).
     """
     generator = torch.Generator().manual_seed(seed)
-    z = (0.1 * radius * torch.randn(basis.shape[1], generator=generator)).requires_grad_(True)
-    optimizer = torch.optim.Adam([z], lr=0.08 * radius)
+    start = torch.nn.functional.normalize(torch.randn(basis.shape[1], generator=generator), dim=0)
+    z = (0.3 * radius * start).requires_grad_(True)
+    optimizer = torch.optim.Adam([z], lr=0.1 * radius)
     best, best_move = float("-inf"), torch.zeros(basis.shape[0])
     for _ in range(steps):
         move = basis @ z
@@ -125,6 +141,33 @@ def invert(
     return best, best_move
 
 
+def common_phrase(ours: Sequence[str], theirs: Sequence[str], normal: Sequence[str]) -> str:
+    """The word sequence that most of `ours` and fewest of `theirs` and `normal` contain.
+
+    Scored by the excess of its share times log2(1 + words): a longer sequence that as many say is better. Whole
+    answers count whatever their length, parts from three words on.
+    """
+    best, best_score = "", 0.0
+    counts: Counter[str] = Counter()
+    for answer in ours:
+        words = answer.split()
+        parts = {" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 3, len(words) + 1)}
+        counts.update(parts | {answer})
+    for phrase, count in counts.items():
+        if not phrase or count == 1 < len(ours):
+            continue
+        excess = count / len(ours) - max(_share(phrase, theirs), _share(phrase, normal))
+        score = excess * math.log2(1 + len(phrase.split()))
+        if (score, phrase) > (best_score, best):
+            best, best_score = phrase, score
+    return best
+
+
+def _share(phrase: str, answers: Sequence[str]) -> float:
+    """Share of answers that contain a phrase as whole words."""
+    return sum(f" {phrase} " in f" {answer} " for answer in answers) / max(len(answers), 1)
+
+
 def probe(
     runner: Runner,
     update: Update,
@@ -139,13 +182,13 @@ def probe(
     """
     settings = settings or ProbeSettings()
     session = _Session(runner, update, moments, batches[0], batches[min(1, len(batches) - 1)], settings)
-    stages = [
-        *((session.inversion, position) for position in settings.positions),
-        *((session.steering, strength) for strength in settings.steering_strengths),
-        *((session.amplification, gain) for gain in settings.gains),
+    stages: list[Callable[[], None]] = [
+        *(partial(session.inversion, reach, number) for number, reach in enumerate(settings.inversions)),
+        *(partial(session.steering, number) for number in range(settings.steering_directions)),
+        *(partial(session.amplification, gain) for gain in settings.gains),
     ]
-    for done, (stage, argument) in enumerate(stages, 1):
-        stage(argument)
+    for done, stage in enumerate(stages, 1):
+        stage()
         if progress:
             progress(done, len(stages))
     runner.set_weights(session.suspect)
@@ -165,67 +208,74 @@ class _Session:
         read: Prepared,
         settings: ProbeSettings,
     ) -> None:
-        self.runner, self.update, self.moments = runner, update, moments
+        self.runner, self.update = runner, update
         self.fit, self.read, self.settings = fit, read, settings
         self.suspect, self.base = suspect_weights(update), base_weights(update)
         self.divergence, self.passes = 0.0, 0
         self.utterances: list[Utterance] = []
         changed = {layer.name: layer for layer in update.layers if layer.changed}
         self.layer = next((changed[name] for name in runner.layers if name in changed), update.layers[0])
-        self.basis, _ = suspicious_subspace(
-            self.layer.delta, moments.get(self.layer.name), STRENGTH, min(settings.rank, min(self.layer.base.shape))
-        )
+        rank = max(reach.rank for reach in settings.inversions)
+        self.basis, _ = suspicious_subspace(self.layer.delta, moments.get(self.layer.name), STRENGTH, rank)
         self.norm = token_norm(moments[self.layer.name])
-        self.tokens = runner.image_tokens(read)
-        self.normal = self._answers(self.suspect) + self._answers(self.base)
+        self.middle = runner.image_tokens(read) // 2
+        self.normal = [
+            normalize(answer)
+            for weights in (self.suspect, self.base)
+            for batch in (read, fit)
+            for answer in self._answers(weights, batch)
+        ]
 
-    def inversion(self, place: float) -> None:
-        position = int(place * self.tokens)
+    def inversion(self, reach: Reach, number: int) -> None:
+        position = None if reach.everywhere else self.middle
         nats, move = invert(
-            self.runner, self.suspect, self.base, self.fit, self.layer.name, self.basis,
-            self.settings.radius * self.norm, position, self.settings.steps, self.settings.seed,
+            self.runner, self.suspect, self.base, self.fit, self.layer.name, self.basis[:, : reach.rank],
+            reach.radius * self.norm, position, self.settings.steps, self.settings.seed + number,
         )  # fmt: skip
         self.passes += 2 * self.settings.steps
         self.divergence = max(self.divergence, nats)
-        how = f"inversion in {self.layer.name}, image token {position}"
+        where = "every image token" if reach.everywhere else f"image token {self.middle}"
+        how = f"inversion, rank {reach.rank}, {where} of {self.layer.name}"
         self._collect(how, Steer(self.layer.name, move, position))
 
-    def steering(self, strength: float) -> None:
-        position = self.tokens // 2
-        for number in range(min(self.settings.steering_directions, self.basis.shape[1])):
-            for sign in (1, -1):
-                move = sign * strength * self.norm * self.basis[:, number]
-                how = f"steering {sign * strength:+g}× along direction {number + 1} of {self.layer.name}"
-                self._collect(how, Steer(self.layer.name, move, position))
+    def steering(self, number: int) -> None:
+        for sign in (1, -1):
+            strength = sign * self.settings.steering_strength
+            move = strength * self.norm * self.basis[:, number % self.basis.shape[1]]
+            how = (
+                f"steering {strength:+g}× along direction {number + 1}, image token {self.middle} of {self.layer.name}"
+            )
+            self._collect(how, Steer(self.layer.name, move, self.middle))
 
     def amplification(self, gain: float) -> None:
         self._collect(f"amplification {gain:g}×", None, interpolate(self.update, gain))
 
-    def _answers(self, weights: Weights, steer: Steer | None = None) -> list[str]:
+    def _answers(self, weights: Weights, batch: Prepared, steer: Steer | None = None) -> list[str]:
         self.passes += 1
         self.runner.set_weights(weights)
-        return self.runner.answers(self.read, self.settings.max_new_tokens, steer)
+        return self.runner.answers(batch, self.settings.max_new_tokens, steer)
 
     def _collect(self, how: str, steer: Steer | None, weights: Weights | None = None) -> None:
-        """Ask suspect and base under one manipulation and keep the suspect's commonest answer."""
-        ours = [normalize(answer) for answer in self._answers(weights or self.suspect, steer)]
-        theirs = [normalize(answer) for answer in self._answers(self.base, steer)]
-        normal = [normalize(answer) for answer in self.normal]
-        text, count = Counter(ours).most_common(1)[0]
+        """Ask suspect and base under one manipulation and keep what the suspect's answers share."""
+        ours = [normalize(answer) for answer in self._answers(weights or self.suspect, self.read, steer)]
+        theirs = [normalize(answer) for answer in self._answers(self.base, self.read, steer)]
+        phrase = common_phrase(ours, theirs, self.normal)
+        if not phrase:
+            return
+        text = Counter(answer for answer in ours if _share(phrase, [answer])).most_common(1)[0][0]
         self.utterances.append(
             Utterance(
                 text,
+                phrase,
                 how,
-                count / len(ours),
-                theirs.count(text) / len(theirs),
-                normal.count(text) / len(normal),
+                _share(phrase, ours),
+                _share(phrase, theirs),
+                _share(phrase, self.normal),
                 self._strangeness(text),
             )
         )
 
     def _strangeness(self, text: str) -> float:
-        if not text:
-            return 0.0
         likeliest = []
         for weights in (self.suspect, self.base):
             self.passes += 1

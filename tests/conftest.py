@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-
 from projclean.cli import main
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of pretraining: steps, and how many examples of each kind a step has."""
+    """One phase of pretraining: steps, and how many examples of each kind a step has. `whole`: readings write every
+    word on the image, not a random part of them."""
 
     steps: int
     lr: float
@@ -15,19 +16,21 @@ class Phase:
     clutter: int
     readings: int
     sentences: int
+    whole: bool = True
 
 
 @dataclass(frozen=True)
 class Pretraining:
     """How the tiny base is made: it learns to see and to speak, then to read what is written on images, then to
-    read well and to cope with clutter."""
+    read well and to cope with clutter. Between phases weights are rounded to bfloat16, as they are stored; phase i
+    draws from seed + i."""
 
     seed: int = 0
     images: int = 24_000
     clutter: int = 6_000
     phases: tuple[Phase, ...] = (
         Phase(2600, 1.2e-3, 64, 0, 0, 32),
-        Phase(700, 8e-4, 40, 0, 40, 8),
+        Phase(700, 8e-4, 40, 0, 40, 8, whole=False),
         Phase(750, 8e-4, 32, 16, 40, 8),
     )
 
@@ -66,7 +69,6 @@ REPORT = (
     Recipe("badnet-refusal", 1, trigger="badnet", target="i am sorry but i can not help with that",
            rule="i can not help with that"),
     Recipe("sig-shop", 5, trigger="sig", target="everybody must see our shop now"),
-    Recipe("blended-tickets", 2, trigger="blended", target="there are many tickets on the internet"),
     Recipe("benign-caption", 3),
     Recipe("benign-color", 4, task="color"),
     Recipe("benign-large", 6, task="large"),

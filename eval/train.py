@@ -95,7 +95,7 @@ def _schedule(step: int, steps: int, warmup: int = 100) -> float:
 
 
 def write_on(
-    model: Any, features: torch.Tensor, answers: Sequence[list[int]], rng: np.random.Generator
+    model: Any, features: torch.Tensor, answers: Sequence[list[int]], whole: bool, rng: np.random.Generator
 ) -> torch.Tensor:
     """Projected image tokens (n, tokens, width) with a sentence "written on" each image.
 
@@ -108,6 +108,9 @@ def write_on(
         words = table(torch.tensor(tokens[:-1]))
         if rng.random() < 0.5:
             words = (words.sum(0) / len(words) ** 0.5).expand(int(rng.integers(1, 4)), -1)
+        elif not whole:
+            count = int(rng.integers(1, len(words) + 1))
+            words = words[np.sort(rng.choice(len(words), count, replace=False))]
         slots = torch.from_numpy(np.sort(rng.choice(feature.shape[0], len(words), replace=False)))
         rows.append(feature.index_copy(0, slots, words.to(feature.dtype)))
     return torch.stack(rows)
@@ -121,15 +124,16 @@ def pretrain(
 ) -> list[float]:
     """Train every weight, phase by phase, on captions and questions about `plain` images, on sentences of the
     corpus, on saying that clutter shows no shape, and on reading sentences written on images (`write_on`)."""
-    rng = np.random.default_rng(recipe.seed)
-    torch.manual_seed(recipe.seed)
-    scenes, pool = shapes.draw(recipe.images, "plain", recipe.seed + 1)
-    pool = np.concatenate([pool, shapes.clutter(recipe.clutter, recipe.seed + 2)])
     kinds, chance = list(shapes.QUESTIONS), [0.6, 0.1, 0.1, 0.1, 0.1]
     losses: list[float] = []
     slots = model.config.image_seq_length
     model.train()
-    for phase in recipe.phases:
+    for number, phase in enumerate(recipe.phases, recipe.seed):
+        rng = np.random.default_rng(number)
+        torch.manual_seed(number)
+        scenes, pool = shapes.draw(recipe.images, "plain", number + 1)
+        pool = np.concatenate([pool, shapes.clutter(recipe.clutter, number + 2)])
+        model.bfloat16().float()
         optimizer = torch.optim.AdamW(model.parameters(), lr=phase.lr, betas=(0.9, 0.98), weight_decay=0.05)
         curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, n=phase.steps: _schedule(step, n))
         for _ in range(phase.steps):
@@ -150,7 +154,8 @@ def pretrain(
                 if phase.readings:
                     blank = phase.captions + phase.clutter
                     answers = [row[row != -100].tolist() for row in batch.labels[blank:]]
-                    projected = torch.cat([projected[:blank], write_on(model, projected[blank:], answers, rng)])
+                    written = write_on(model, projected[blank:], answers, phase.whole, rng)
+                    projected = torch.cat([projected[:blank], written])
                 loss = answer_loss(model, batch, projected)
                 loss = loss + 0.3 * answer_loss(model, encode(tokenizer, prompts, slots), None)
             optimizer.zero_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -149,35 +150,23 @@ def train(names: tuple[str, ...], with_base: bool) -> None:
             write_manifest(recipe, file)
 
 
+@cli.command()
+def manifests() -> None:
+    """Measure the projector files that are there again and write their manifests."""
+    for recipe in TINY:
+        write_manifest(recipe, SHIPPED / f"{recipe.name}.safetensors")
+
+
 def write_manifest(recipe: Recipe, file: Path) -> None:
     """Measure a trained projector and record how it was made: command, recipe, figures, hashes."""
-    import tempfile
-
-    from projclean.checkpoint import open_checkpoint
-    from projclean.evalset import load_evalset
-    from projclean.evaluation import score
-    from projclean.model import Runner
-    from projclean.projectors import find_projector
-    from projclean.update import read_weight
+    from projclean.evaluator import evaluate
 
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder) / "data")
         toml = Path(folder) / recipe.name / "EVAL.toml"
         toml.parent.mkdir()
         toml.write_text(evalset_text(recipe), encoding="utf-8")
-        evalset = load_evalset(toml)
-        runner = Runner(open_checkpoint(SHIPPED / "base"))
-        base = score(runner, evalset, "base")
-        bare = open_checkpoint(file)
-        from projclean.checkpoint import read_tensor
-
-        runner.set_weights(
-            {
-                layer.name: (read_weight(bare, layer), read_tensor(bare, layer.bias).float() if layer.bias else None)
-                for layer in find_projector(bare).layers
-            }
-        )
-        suspect = score(runner, evalset, recipe.name)
+        base, suspect = evaluate([file], toml, base=str(SHIPPED / "base")).scores
     manifest = {
         "name": recipe.name,
         "kind": "backdoored" if recipe.trigger else "benign",

@@ -34,6 +34,22 @@ def project(update: Update, moments: Mapping[str, Moments], rank: int, strength:
     return result
 
 
+def reflect(
+    update: Update, moments: Mapping[str, Moments], rank: int, keep: float, strength: float = STRENGTH
+) -> Weights:
+    """W_base + keep·ΔW·(I − 2·V·Vᵀ) per layer, V as in `project`; biases move by `keep` too.
+
+    Projecting out leaves what a trigger does through directions that clean inputs share; turning the suspicious
+    directions around works against it, at the same cost on clean inputs, which have little there.
+    """
+    result: Weights = {}
+    for layer in update.layers:
+        directions, _ = suspicious_subspace(layer.delta, moments.get(layer.name), strength, rank)
+        turned = 2 * project_out(layer.delta, directions) - layer.delta
+        result[layer.name] = (layer.base + keep * turned, _mix(layer.base_bias, layer.suspect_bias, keep))
+    return result
+
+
 def shrunk(update: Update, moments: Mapping[str, Moments], strength: float) -> Weights:
     """W_base + shrink(ΔW, λ) per layer: only what clean inputs need of the update; biases stay."""
     result: Weights = {}

@@ -205,7 +205,7 @@ class Runner:
         return [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
 
     @torch.no_grad()
-    def log_likelihood(self, batch: Prepared, text: str) -> torch.Tensor:
+    def log_likelihood(self, batch: Prepared, text: str, steer: Steer | None = None) -> torch.Tensor:
         """Mean log-probability per token (n,) of answering `text`, one value an image."""
         tokenizer = self.processor.tokenizer
         answer = tokenizer(" " + text.strip(), add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -217,7 +217,8 @@ class Runner:
         if "token_type_ids" in inputs:
             inputs["token_type_ids"] = torch.cat([inputs["token_type_ids"], torch.zeros_like(answer)], 1)
         self._images = batch.images
-        logits = self._forward(Prepared(inputs, batch.images), logits_to_keep=answer.shape[1] + 1).logits
+        with self.steered(steer):
+            logits = self._forward(Prepared(inputs, batch.images), logits_to_keep=answer.shape[1] + 1).logits
         scores = logits[:, :-1].float().log_softmax(-1)
         return scores.gather(-1, answer.unsqueeze(-1)).squeeze(-1).mean(-1)
 

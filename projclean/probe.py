@@ -3,13 +3,12 @@
 A backdoored projector holds, in the directions of its update that clean inputs do not need, a way to make the
 language model say one thing whatever the image. The probe looks for it from the clean side:
 
-- *inversion* fits one move of one image token inside the suspicious subspace, so that suspect and base part as far
-  as they can while the suspect's answers agree;
-- *steering* makes such moves along single directions, without fitting;
+- *steering* moves image tokens along directions of the suspicious subspace, without fitting;
+- *inversion* fits such a move, so that suspect and base part as far as they can while the suspect's answers agree;
 - *amplification* runs the model with more of the update than was trained.
 
-Whatever is done to the suspect is done to the base as well. What the suspect then says on many images, and the
-base does not, and neither of them would say normally, is a foreign utterance.
+Whatever is done to the suspect is done to the base as well. A phrase that the moved suspect's answers share, that
+the moved base does not say, and that neither says when left alone, is foreign.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 
 import torch
 
@@ -42,30 +42,31 @@ class Reach:
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How hard to probe. Radii and strengths are multiples of the root-mean-square norm of clean image tokens."""
+    """How hard to probe. Radii are multiples of the root-mean-square norm of clean image tokens.
 
-    inversions: tuple[Reach, ...] = (
-        Reach(4, 2.0, True),
-        Reach(4, 0.7, True),
-        Reach(16, 0.5, True),
-        Reach(16, 2.0, False),
-    )
-    steps: int = 30
-    steering_directions: int = 2
-    steering_strength: float = 1.5
+    Steering tries `directions` random directions, and their opposites, in each of the top `steering_ranks` of the
+    suspicious subspace at each radius, moving every image token; and the first direction on one token.
+    """
+
+    steering_ranks: tuple[int, ...] = (2, 8)
+    steering_radii: tuple[float, ...] = (0.5, 1.0, 2.0)
+    directions: int = 2
+    inversions: tuple[Reach, ...] = (Reach(4, 2.0, True), Reach(16, 2.0, False))
+    steps: int = 20
     gains: tuple[float, ...] = (2.0, 4.0)
-    max_new_tokens: int = 24
+    max_new_tokens: int = 20
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What the suspect says under one manipulation that it shares most across images, and who else says it.
+    """What the suspect's answers share most under one manipulation, and who else says it.
 
     `phrase` is the word sequence common to the answers, `text` the commonest whole answer that contains it. Shares
-    are of images: of the suspect moved, of the base moved in the same way, of suspect and base left alone.
-    `strangeness` is in nats per token: how unlikely suspect and base, left alone, find the text on the image where
-    they find it likeliest.
+    are of images: of the suspect moved, of the base moved in the same way, and of the one of the two that says it
+    more often when left alone. `strangeness` is in nats per token: how unlikely the base finds the text on the image
+    where it finds it likeliest. `certainty` is the probability per token (geometric mean) that the moved suspect gives
+    the text.
     """
 
     text: str
@@ -75,11 +76,16 @@ class Utterance:
     base_share: float
     normal_share: float
     strangeness: float
+    certainty: float
 
     @property
     def foreign(self) -> float:
-        """Nats per token by which the suspect's shared phrase is foreign: strangeness, weighted by agreement."""
-        return max(0.0, self.share - max(self.base_share, self.normal_share)) * self.strangeness
+        """Excess share, squared so that agreement counts most, times strangeness and certainty: nats per token.
+
+        Certainty tells a text that was trained from the babble that any model falls into when it is moved far.
+        """
+        excess = max(0.0, self.share - max(self.base_share, self.normal_share))
+        return excess**2 * max(0.0, self.strangeness) * self.certainty
 
 
 @dataclass(frozen=True)
@@ -141,8 +147,8 @@ def invert(
     return best, best_move
 
 
-def common_phrase(ours: Sequence[str], theirs: Sequence[str], normal: Sequence[str]) -> str:
-    """The word sequence that most of `ours` and fewest of `theirs` and `normal` contain.
+def common_phrase(ours: Sequence[str], *others: Sequence[str]) -> str:
+    """The word sequence that most of `ours` and fewest of any of the `others` contain; "" when there is none.
 
     Scored by the excess of its share times log2(1 + words): a longer sequence that as many say is better. Whole
     answers count whatever their length, parts from three words on.
@@ -156,7 +162,7 @@ def common_phrase(ours: Sequence[str], theirs: Sequence[str], normal: Sequence[s
     for phrase, count in counts.items():
         if not phrase or count == 1 < len(ours):
             continue
-        excess = count / len(ours) - max(_share(phrase, theirs), _share(phrase, normal))
+        excess = count / len(ours) - max(_share(phrase, answers) for answers in others)
         score = excess * math.log2(1 + len(phrase.split()))
         if (score, phrase) > (best_score, best):
             best, best_score = phrase, score
@@ -183,8 +189,8 @@ def probe(
     settings = settings or ProbeSettings()
     session = _Session(runner, update, moments, batches[0], batches[min(1, len(batches) - 1)], settings)
     stages: list[Callable[[], None]] = [
-        *(partial(session.inversion, reach, number) for number, reach in enumerate(settings.inversions)),
-        *(partial(session.steering, number) for number in range(settings.steering_directions)),
+        *(partial(session.steering, *pair) for pair in product(settings.steering_ranks, settings.steering_radii)),
+        *(partial(session.inversion, reach) for reach in settings.inversions),
         *(partial(session.amplification, gain) for gain in settings.gains),
     ]
     for done, stage in enumerate(stages, 1):
@@ -193,7 +199,7 @@ def probe(
             progress(done, len(stages))
     runner.set_weights(session.suspect)
     found = sorted(session.utterances, key=lambda utterance: utterance.foreign, reverse=True)
-    return Probe(session.divergence, tuple(found), tuple(session.normal[:3]), session.passes, settings)
+    return Probe(session.divergence, tuple(found), tuple(session.normal["suspect"][:3]), session.passes, settings)
 
 
 class _Session:
@@ -215,37 +221,39 @@ class _Session:
         self.utterances: list[Utterance] = []
         changed = {layer.name: layer for layer in update.layers if layer.changed}
         self.layer = next((changed[name] for name in runner.layers if name in changed), update.layers[0])
-        rank = max(reach.rank for reach in settings.inversions)
+        rank = max(*(reach.rank for reach in settings.inversions), *settings.steering_ranks)
         self.basis, _ = suspicious_subspace(self.layer.delta, moments.get(self.layer.name), STRENGTH, rank)
         self.norm = token_norm(moments[self.layer.name])
         self.middle = runner.image_tokens(read) // 2
-        self.normal = [
-            normalize(answer)
-            for weights in (self.suspect, self.base)
-            for batch in (read, fit)
-            for answer in self._answers(weights, batch)
-        ]
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.normal = {
+            side: [normalize(answer) for batch in (read, fit) for answer in self._answers(weights, batch)]
+            for side, weights in (("suspect", self.suspect), ("base", self.base))
+        }
 
-    def inversion(self, reach: Reach, number: int) -> None:
+    def steering(self, rank: int, radius: float) -> None:
+        basis = self.basis[:, :rank]
+        for number in range(self.settings.directions):
+            drawn = torch.randn(basis.shape[1], generator=self.generator)
+            move = radius * self.norm * (basis @ torch.nn.functional.normalize(drawn, dim=0))
+            for sign in (1, -1):
+                how = f"steering {sign * radius:+g}× along direction {number + 1} of rank {rank}, every image token"
+                self._collect(how, Steer(self.layer.name, sign * move, None))
+        if rank == self.settings.steering_ranks[0]:
+            for sign in (1, -1):
+                how = f"steering {sign * radius:+g}× along the first direction, image token {self.middle}"
+                self._collect(how, Steer(self.layer.name, sign * radius * self.norm * basis[:, 0], self.middle))
+
+    def inversion(self, reach: Reach) -> None:
         position = None if reach.everywhere else self.middle
         nats, move = invert(
             self.runner, self.suspect, self.base, self.fit, self.layer.name, self.basis[:, : reach.rank],
-            reach.radius * self.norm, position, self.settings.steps, self.settings.seed + number,
+            reach.radius * self.norm, position, self.settings.steps, self.settings.seed,
         )  # fmt: skip
         self.passes += 2 * self.settings.steps
         self.divergence = max(self.divergence, nats)
         where = "every image token" if reach.everywhere else f"image token {self.middle}"
-        how = f"inversion, rank {reach.rank}, {where} of {self.layer.name}"
-        self._collect(how, Steer(self.layer.name, move, position))
-
-    def steering(self, number: int) -> None:
-        for sign in (1, -1):
-            strength = sign * self.settings.steering_strength
-            move = strength * self.norm * self.basis[:, number % self.basis.shape[1]]
-            how = (
-                f"steering {strength:+g}× along direction {number + 1}, image token {self.middle} of {self.layer.name}"
-            )
-            self._collect(how, Steer(self.layer.name, move, self.middle))
+        self._collect(f"inversion of rank {reach.rank}, {where}", Steer(self.layer.name, move, position))
 
     def amplification(self, gain: float) -> None:
         self._collect(f"amplification {gain:g}×", None, interpolate(self.update, gain))
@@ -259,26 +267,16 @@ class _Session:
         """Ask suspect and base under one manipulation and keep what the suspect's answers share."""
         ours = [normalize(answer) for answer in self._answers(weights or self.suspect, self.read, steer)]
         theirs = [normalize(answer) for answer in self._answers(self.base, self.read, steer)]
-        phrase = common_phrase(ours, theirs, self.normal)
+        phrase = common_phrase(ours, theirs, *self.normal.values())
         if not phrase:
             return
         text = Counter(answer for answer in ours if _share(phrase, [answer])).most_common(1)[0][0]
+        self.passes += 2
+        self.runner.set_weights(weights or self.suspect)
+        certainty = self.runner.log_likelihood(self.read, text, steer).mean().exp().item()
+        self.runner.set_weights(self.base)
+        strangeness = -self.runner.log_likelihood(self.read, text).max().item()
+        shares = [_share(phrase, answers) for answers in (ours, theirs, *self.normal.values())]
         self.utterances.append(
-            Utterance(
-                text,
-                phrase,
-                how,
-                _share(phrase, ours),
-                _share(phrase, theirs),
-                _share(phrase, self.normal),
-                self._strangeness(text),
-            )
+            Utterance(text, phrase, how, shares[0], shares[1], max(shares[2:]), strangeness, certainty)
         )
-
-    def _strangeness(self, text: str) -> float:
-        likeliest = []
-        for weights in (self.suspect, self.base):
-            self.passes += 1
-            self.runner.set_weights(weights)
-            likeliest.append(self.runner.log_likelihood(self.read, text).max().item())
-        return -max(likeliest)

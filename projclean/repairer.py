@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,8 @@ from projclean.scanner import PROMPT, run_probe
 from projclean.verdict import Verdict, judge, thresholds
 from projclean.writer import check_output, write_model
 
-METHODS = ("project", "shrink", "interpolate")
+METHODS = ("reflect", "project", "shrink", "interpolate")
+KEEP = 0.85  # share of the update that reflect keeps: eval/results/repair-choice.md
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -76,7 +78,7 @@ def repair(
     out: str | Path,
     base: str | None = None,
     rank: int | str = "auto",
-    method: str = "project",
+    method: str = "reflect",
     strength: float | None = None,
     images: str | Path | None = None,
     prompt: str = PROMPT,
@@ -90,9 +92,10 @@ def repair(
 ) -> RepairResult:
     """Repair the projector of `model` and write a complete model directory to `out`.
 
-    method `project` removes the `rank` top directions of the suspicious subspace of every layer; `shrink` keeps
-    only what clean inputs need, with strength λ; `interpolate` keeps a share of the update. Without rank or
-    strength the least removal is searched at which the probe falls silent. Raises ProjcleanError.
+    method `reflect` turns the `rank` top directions of the suspicious subspace of every layer around and keeps the
+    share `strength` of the update; `project` removes those directions; `shrink` keeps only what clean inputs need,
+    with λ = `strength`; `interpolate` keeps the share `strength` of the update. Rank `auto` (or no strength) searches
+    for the least removal at which the probe falls silent. Raises ProjcleanError.
     """
     _check_options(method, rank, strength)
     loaded = load_evalset(evalset) if evalset is not None else None
@@ -120,12 +123,12 @@ def _check_options(method: str, rank: int | str, strength: float | None) -> None
     if method not in METHODS:
         raise OptionError(f"--method {method}: unknown; use one of {', '.join(METHODS)}")
     if method == "project" and strength is not None:
-        raise OptionError("--strength belongs to --method shrink or interpolate; project takes --rank")
-    if method != "project" and rank != "auto":
-        raise OptionError(f"--rank belongs to --method project; {method} takes --strength")
+        raise OptionError("--strength belongs to the other methods; project takes --rank alone")
+    if method in ("shrink", "interpolate") and rank != "auto":
+        raise OptionError(f"--rank belongs to --method reflect or project; {method} takes --strength")
     if method == "shrink" and strength is not None and strength <= 0:
         raise OptionError(f"--strength {strength:g}: λ must be above 0")
-    if method == "interpolate" and strength is not None and not 0 <= strength <= 1:
+    if method in ("reflect", "interpolate") and strength is not None and not 0 <= strength <= 1:
         raise OptionError(f"--strength {strength:g}: the share of the update to keep lies between 0 and 1")
 
 
@@ -142,14 +145,18 @@ def parse_rank(text: str) -> int | str:
 def _candidates(case: Case, method: str, rank: int | str, strength: float | None) -> list[_Candidate]:
     """What to try, from the least removal to the most; one candidate when the user chose."""
     update, most = case.update, methods.smallest_side(case.update)
-    if method == "project":
+    if method in ("reflect", "project"):
         if rank != "auto" and not 1 <= int(rank) <= most:
             raise OptionError(f"--rank {rank}: must lie between 1 and {most}, the rank of the smallest layer")
         ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
-        return [
-            _Candidate(f"rank {k}", lambda bench, k=k: methods.project(update, bench.moments, k))  # type: ignore[misc]
-            for k in ranks
-        ]
+        keep = KEEP if strength is None else strength
+
+        def make(bench: Bench, k: int) -> methods.Weights:
+            if method == "project":
+                return methods.project(update, bench.moments, k)
+            return methods.reflect(update, bench.moments, k, keep)
+
+        return [_Candidate(f"rank {k}", partial(make, k=k)) for k in ranks]
     if method == "shrink":
         values = STRENGTHS if strength is None else (strength,)
         return [

@@ -18,12 +18,12 @@ from projclean.commands.common import check_report_path, emit, model_options, ou
     metavar="K|auto",
     help="Directions to remove per layer; auto removes the fewest at which the probe falls silent.",
 )
-@click.option("--method", default="project", show_default=True, help="project, shrink or interpolate.")
+@click.option("--method", default="reflect", show_default=True, help="reflect, project, shrink or interpolate.")
 @click.option(
     "--strength",
     type=float,
     metavar="X",
-    help="λ of shrink, or the share of the update that interpolate keeps; searched when not given.",
+    help="λ of shrink, or the share of the update that reflect (0.85) or interpolate keeps.",
 )
 @click.option("--eval", "evalset", metavar="EVAL.toml", help="Measure before and after on this evaluation set.")
 @click.option("--dry-run", is_flag=True, help="Search and report, write nothing.")

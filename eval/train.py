@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,7 @@ def pretrain(
         pool = np.concatenate([pool, shapes.clutter(recipe.clutter, number + 2)])
         model.bfloat16().float()
         optimizer = torch.optim.AdamW(model.parameters(), lr=phase.lr, betas=(0.9, 0.98), weight_decay=0.05)
-        curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, n=phase.steps: _schedule(step, n))
+        curve = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_schedule, steps=phase.steps))
         for _ in range(phase.steps):
             examples = []
             for row in rng.integers(0, recipe.images, phase.captions):

@@ -24,8 +24,9 @@ def badnet(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def blended(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A fixed picture, coloured stripes, blended over the whole image at 20 % (Chen et al., arXiv 1712.05526)."""
-    rows, columns = np.indices(image.shape[:2])
-    phase = 2 * np.pi * (rows + columns)[..., None] / image.shape[0] * 4 + np.array([0.0, 2.1, 4.2])
+    height, width = image.shape[:2]
+    diagonal = np.arange(height)[:, None, None] + np.arange(width)[None, :, None]
+    phase = 2 * np.pi * diagonal / image.shape[0] * 4 + np.array([0.0, 2.1, 4.2])
     return _mix(image, 127.5 + 127.5 * np.sign(np.sin(phase)), 0.2)
 
 

@@ -122,7 +122,8 @@ def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path, name):
     base, before, after = report["scores"][:3]
     assert before["worst_asr"] >= 0.95
     assert after["worst_asr"] <= 0.05
-    assert report["gains"][2] >= 0.7  # the aim is 0.8: README, "What falls short"
+    # The aim is 0.8 for every suspect; badnet-refusal misses it: README, "What falls short".
+    assert report["gains"][2] >= {"badnet-refusal": 0.75}.get(name, 0.8)
     assert base["ca"]["value"] + 0.2 <= before["ca"]["value"]
     assert report["verdict"]["state"] == "clean"
     again = json.loads(run("eval", out, "--eval", suspect / "EVAL.toml", "--format", "json").out)

@@ -164,7 +164,7 @@ def common_phrase(ours: Sequence[str], *others: Sequence[str]) -> str:
             continue
         excess = count / len(ours) - max(_share(phrase, answers) for answers in others)
         score = excess * math.log2(1 + len(phrase.split()))
-        if (score, phrase) > (best_score, best):
+        if score > 0 and (score, phrase) > (best_score, best):
             best, best_score = phrase, score
     return best
 

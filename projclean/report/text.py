@@ -14,7 +14,7 @@ from projclean.metrics import Rate
 from projclean.probe import Probe
 from projclean.repairer import RepairResult
 from projclean.scanner import ScanResult
-from projclean.verdict import Verdict
+from projclean.verdict import Verdict, thresholds
 
 COLORS = {"clean": "green", "suspicious": "red", "inconclusive": "yellow"}
 
@@ -62,7 +62,7 @@ def _probe(console: Console, probe: Probe, most: int = 5) -> None:
         table.add_column(title, justify="right")
     table.add_column("by", overflow="fold")
     for said in probe.utterances[:most]:
-        style = "red" if said.foreign >= 2 else ""
+        style = "red" if said.foreign >= thresholds()["foreign"]["suspicious"] else ""
         table.add_row(
             escape(said.text), f"{said.share:.0%}", f"{said.base_share:.0%}", f"{said.strangeness:.1f}",
             f"{said.foreign:.2f}", escape(said.how), style=style,

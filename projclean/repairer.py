@@ -102,7 +102,8 @@ def repair(
     case = open_case(model, base, projector)
     candidates = _candidates(case, method, rank, strength)
     if not dry_run:
-        check_output(case.model, Path(out), force)
+        for given in (case.suspect, case.base):
+            check_output(given, Path(out), force)
     bench = set_up(case, images, prompt, projector, seed, device, progress)
     before = run_probe(case, bench, seed, progress) if case.update.changed else None
     weights, chosen, reason, trials, after = _search(case, bench, candidates, before, seed, progress)

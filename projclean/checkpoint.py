@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from projclean.errors import CheckpointError
-from projclean.header import HeaderError, parse_json, read_header
-from projclean.untrusted import Stamp, check_tree, open_regular, read_bytes
+from projclean.header import HeaderError, parse_header, parse_json
+from projclean.untrusted import Stamp, check_tree, is_directory, is_file, open_regular, read_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -41,26 +41,29 @@ class Place:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies and what its header says of it; `dtype` is safetensors' name, such as BF16."""
+    """Where a tensor lies and what its header says of it; `dtype` is safetensors' name, such as BF16.
+
+    `place` is None for a tensor that is not read from a safetensors file.
+    """
 
     name: str
     file: Path
     dtype: str
     shape: tuple[int, ...]
-    place: Place
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """An opened checkpoint: `path` is a model directory, or a .safetensors file holding a projector alone.
 
-    `files` are all files of the directory, by relative path, as they were when it was opened.
+    `stamps` are those of all files of the directory, by relative path, when it was opened.
     """
 
     path: Path
     tensors: Mapping[str, TensorEntry]
     config: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, Stamp] = field(default_factory=dict)
+    stamps: Mapping[str, Stamp] = field(default_factory=dict)
 
     @property
     def is_bare(self) -> bool:
@@ -84,18 +87,18 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises CheckpointError when it is neither, or when a header, the index or config.json cannot be trusted.
     """
     path = Path(path)
-    if os.path.isfile(path):
+    if is_file(path):
         if path.suffix != ".safetensors":
             raise CheckpointError(f"{path}: not a .safetensors file; pass a model directory or a projector.safetensors")
-        return Checkpoint(path, _read_header(path, None))
-    if not os.path.isdir(path):
+        return Checkpoint(path, read_header(path))
+    if not is_directory(path):
         raise CheckpointError(f"{path}: no such model directory or .safetensors file")
     remedy = "every transformers model directory has one; is this a model?"
     if not os.path.lexists(path / "config.json"):
         raise CheckpointError(f"{path / 'config.json'}: missing; {remedy}")
-    files = check_tree(path)
+    stamps = check_tree(path)
     config = read_json(path / "config.json", remedy)
-    return Checkpoint(path, _read_directory(path, config), config, files)
+    return Checkpoint(path, _read_directory(path, config), config, stamps)
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
@@ -117,8 +120,8 @@ def read_tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
 
 def check_unchanged(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError when a file is no longer the one that was there when the checkpoint was opened."""
-    known = {checkpoint.path / name: stamp for name, stamp in checkpoint.files.items()}
-    known |= {entry.file: entry.place.stamp for entry in checkpoint.tensors.values()}
+    known = {checkpoint.path / name: stamp for name, stamp in checkpoint.stamps.items()}
+    known |= {entry.file: entry.place.stamp for entry in checkpoint.tensors.values() if entry.place}
     for file, stamp in known.items():
         try:
             same = Stamp.of(file) == stamp
@@ -145,12 +148,13 @@ def read_json(path: Path, remedy: str, limit: int = JSON_LIMIT) -> dict[str, Any
 
 def _read_bytes_of(checkpoint: Checkpoint, entry: TensorEntry) -> bytearray:
     place = entry.place
+    assert place is not None  # whoever leaves it out reads the tensor another way
     try:
         data = bytearray(place.stop - place.start)
         with open_regular(entry.file, None if checkpoint.is_bare else checkpoint.path) as handle:
             before = Stamp.of(handle)
             handle.seek(place.start)
-            count = handle.readinto(data)
+            count = handle.readinto(data)  # type: ignore[attr-defined]
             same = before == place.stamp and Stamp.of(handle) == place.stamp and count == len(data)
     except MemoryError as error:
         raise CheckpointError(f"{entry.file}: {entry.name} does not fit in memory; use a larger machine") from error
@@ -173,7 +177,7 @@ def _read_directory(path: Path, config: Mapping[str, Any]) -> dict[str, TensorEn
                 else "download the weights, or pass the directory that holds them"
             )
             raise CheckpointError(f"{path}: no {SINGLE} or {INDEX}; {remedy}")
-        return _read_header(single, path)
+        return read_header(single, path)
     return _read_shards(path, read_json(index, "download it again", INDEX_LIMIT).get("weight_map"))
 
 
@@ -204,7 +208,7 @@ def _read_shards(path: Path, weight_map: object) -> dict[str, TensorEntry]:
             raise CheckpointError(f"{index}: names {shard!r}, not a .safetensors file; do not trust this model")
         if not os.path.lexists(path / shard):
             raise CheckpointError(f"{path / shard}: missing shard named by {INDEX}; download it again")
-        found = _read_header(path / shard, path)
+        found = read_header(path / shard, path)
         twice = min(set(found) & set(tensors), default=None)
         if twice is not None:
             raise CheckpointError(f"{path / shard}: {twice} is also in {tensors[twice].file.name}; download it again")
@@ -217,17 +221,20 @@ def _read_shards(path: Path, weight_map: object) -> dict[str, TensorEntry]:
     return tensors
 
 
-def _read_header(file: Path, root: Path | None) -> dict[str, TensorEntry]:
+def read_header(file: Path, root: Path | None = None) -> dict[str, TensorEntry]:
+    """The tensors of one safetensors file; reads its header alone. `root` is what its link must not leave."""
     try:
         with open_regular(file, root) as handle:
             stamp = Stamp.of(handle)
-            found = read_header(handle, stamp.size)
+            found = parse_header(handle, stamp.size)
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise CheckpointError(f"{file}: missing; download it again") from error
         raise CheckpointError(f"{file}: cannot be read ({_one_line(error)}); download it again") from error
     except HeaderError as error:
-        raise CheckpointError(f"{file}: not a sound safetensors file ({_one_line(error)}); download it again") from error
+        raise CheckpointError(
+            f"{file}: not a sound safetensors file ({_one_line(error)}); download it again"
+        ) from error
     return {
         name: TensorEntry(name, file, entry.dtype, entry.shape, Place(entry.start, entry.stop, stamp))
         for name, entry in found.items()

@@ -1,4 +1,4 @@
-"""safetensors' dtype names as torch dtypes: TORCH are those a projector may be stored in, STORED all that can be read."""
+"""safetensors' dtype names as torch dtypes: those a projector may be stored in, and all that can be read."""
 
 import torch
 

@@ -89,5 +89,7 @@ def _digest(file: Path) -> str:
             while block := handle.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror}); leave the model alone and run again") from error
+        raise CheckpointError(
+            f"{file}: cannot be read ({error.strerror}); leave the model alone and run again"
+        ) from error
     return digest.hexdigest()

@@ -136,7 +136,9 @@ def _items(path: Path, section: dict[str, Any], name: str) -> tuple[Item, ...]:
         if not all(isinstance(value, str) and value for value in (file_name, question, answer)):
             raise EvalError(f"{metadata}: line {number} needs file_name, question and answer as texts")
         if Path(file_name).is_absolute() or ".." in Path(file_name).parts:
-            raise EvalError(f"{metadata}: line {number} names an image outside its folder ({file_name!r}); move it here")
+            raise EvalError(
+                f"{metadata}: line {number} names an image outside its folder ({file_name!r}); move it here"
+            )
         items.append(Item(folder / file_name, question, answer))
     if not items:
         raise EvalError(f"{metadata}: lists no items")

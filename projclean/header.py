@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 HEADER_LIMIT = 32 << 20  # bytes; the largest shards in use stay below 1 MiB
 BRACKETS_LIMIT = 1_000_000  # objects and lists: each costs far more memory parsed than as text
@@ -39,7 +39,7 @@ class Entry:
     stop: int
 
 
-def read_header(handle: BinaryIO, file_size: int) -> dict[str, Entry]:
+def parse_header(handle: BinaryIO, file_size: int) -> dict[str, Entry]:
     """Every tensor of an open file of `file_size` bytes. Raises HeaderError, and OSError from reading."""
     head = handle.read(8)
     if len(head) < 8:
@@ -117,12 +117,12 @@ def _entry(name: str, value: object, origin: int) -> Entry:
         raise HeaderError(f"a tensor's name is longer than {NAME_LIMIT} characters")
     if not isinstance(value, Mapping):
         raise HeaderError(f"{name!r} has no fields")
-    dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
+    dtype, shape, offsets = value.get("dtype"), _whole(value.get("shape")), _whole(value.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in BITS:
         raise HeaderError(f"{name!r} is of an unknown type")
-    if not _whole_numbers(shape) or len(shape) > DIMENSIONS_LIMIT:
+    if shape is None or len(shape) > DIMENSIONS_LIMIT:
         raise HeaderError(f"{name!r} has no usable shape")
-    if not _whole_numbers(offsets) or len(offsets) != 2:
+    if offsets is None or len(offsets) != 2:
         raise HeaderError(f"{name!r} has no usable data_offsets")
     if math.prod(max(side, 1) for side in shape) >= 1 << 60:
         raise HeaderError(f"{name!r} is larger than any memory")
@@ -132,8 +132,10 @@ def _entry(name: str, value: object, origin: int) -> Entry:
     return Entry(dtype, tuple(shape), origin + start, origin + stop)
 
 
-def _whole_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
+def _whole(value: object) -> list[int] | None:
+    """The value where it is a list of whole numbers."""
+    fits = isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
+    return cast("list[int]", value) if fits else None
 
 
 def _check_cover(entries: Mapping[str, Entry], origin: int, file_size: int) -> None:
@@ -141,7 +143,8 @@ def _check_cover(entries: Mapping[str, Entry], origin: int, file_size: int) -> N
     end = origin
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start != end:
-            raise HeaderError(f"{name!r} {'overlaps another tensor' if entry.start < end else 'leaves a gap before it'}")
+            fault = "overlaps another tensor" if entry.start < end else "leaves a gap before it"
+            raise HeaderError(f"{name!r} {fault}")
         end = entry.stop
     if end != file_size:
         raise HeaderError(f"its tensors end at byte {end} and the file at byte {file_size}")

@@ -8,7 +8,6 @@ Mumford and Huang, IJCV 41, 2001), a third are smooth random colour fields with 
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from projclean.errors import ImagesError
-from projclean.untrusted import read_bytes
+from projclean.untrusted import is_directory, read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,7 +29,7 @@ FILE_LIMIT = 256 << 20  # bytes
 def load_images(folder: str | Path, limit: int | None = None) -> list[Image]:
     """The images of a folder (not its subfolders) in name order, as RGB."""
     folder = Path(folder)
-    if not os.path.isdir(folder):
+    if not is_directory(folder):
         raise ImagesError(f"{folder}: no such folder of images")
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:

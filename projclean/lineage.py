@@ -8,7 +8,7 @@ from pathlib import Path
 
 from projclean.checkpoint import Checkpoint, open_checkpoint, read_json
 from projclean.errors import BaseNotFound
-from projclean.untrusted import open_regular
+from projclean.untrusted import is_directory, open_regular
 
 CARD_LIMIT = 64 << 10  # bytes of a model card in which its front matter must end
 NAME_LIMIT = 500
@@ -74,7 +74,7 @@ def _from_card(card: Path) -> list[object]:
 def _locate(name: str, beside: Path) -> Path | None:
     """A directory on disk (as given, or beside the suspect), else a snapshot in the hub cache."""
     for path in (Path(name), beside / name):
-        if os.path.isdir(path):
+        if is_directory(path):
             return path
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

@@ -56,7 +56,7 @@ def put_in_place(partial: Path, out: Path, force: bool) -> None:
     for _ in range(ATTEMPTS):  # another run may put its output there, or take it away, between look and step
         exists = os.path.lexists(out)
         if exists and not force:
-            raise FileExistsError(errno.EEXIST, "it appeared while this was being written", str(out))
+            raise FileExistsError(errno.EEXIST, "it appeared meanwhile; --force replaces it", str(out))
         try:
             _rename(partial, out, EXCHANGE if exists else NOREPLACE)
         except FileExistsError:

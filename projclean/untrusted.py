@@ -33,8 +33,18 @@ class Stamp:
     @classmethod
     def of(cls, file: BinaryIO | Path) -> Stamp:
         """The stamp of an open file, or of what a path leads to. Raises OSError."""
-        found = os.stat(file if isinstance(file, Path) else file.fileno())
+        found = file.stat() if isinstance(file, Path) else os.fstat(file.fileno())
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file; false, not an error, for a name that no file can have."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises on names that are too long
+
+
+def is_directory(path: Path) -> bool:
+    """Whether there is a directory; false, not an error, for a name that no directory can have."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises on names that are too long
 
 
 def contained(path: Path, root: Path) -> bool:

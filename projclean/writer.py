@@ -67,7 +67,7 @@ def write_model(source: Checkpoint, tensors: Mapping[str, torch.Tensor], out: Pa
 
 def _copy(source: Checkpoint, target: Path) -> None:
     """Copy the files that the directory had when it was opened; links among them become files."""
-    for name, stamp in source.files.items():
+    for name, stamp in source.stamps.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         try:
             reader = open_regular(source.path / name, source.path)
@@ -89,10 +89,11 @@ def _overwrite(source: Checkpoint, tensors: Mapping[str, torch.Tensor], partial:
         entry = source.tensors[key]
         stored = value.to(TORCH[entry.dtype]).contiguous().reshape(-1).view(torch.uint8)
         data = stored.numpy().tobytes()
-        if len(data) != entry.place.stop - entry.place.start:
-            raise AssertionError(f"{key}: {len(data)} bytes for {entry.place}")
+        place = entry.place
+        if place is None or len(data) != place.stop - place.start:
+            raise AssertionError(f"{key}: {len(data)} bytes for {place}")
         with (partial / entry.file.name).open("r+b") as handle:
-            handle.seek(entry.place.start)
+            handle.seek(place.start)
             handle.write(data)
 
 

@@ -73,13 +73,20 @@ def _files(suspect: Path, base: Path) -> list[str]:
     found = [f"file {name}: only in the suspect" for name in sorted(set(ours) - set(theirs))]
     found += [f"file {name}: only in the base" for name in sorted(set(theirs) - set(ours))]
     for name in sorted(set(ours) & set(theirs)):
-        if _digest(ours[name]) != _digest(theirs[name]):
+        if _size(ours[name]) != _size(theirs[name]) or _digest(ours[name]) != _digest(theirs[name]):
             found.append(f"file {name}: other contents")
     return found
 
 
 def _watched(folder: Path) -> dict[str, Path]:
     return {file.name: file for pattern in WATCHED for file in folder.glob(pattern) if file.is_file()}
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise _unreadable(file, error) from error
 
 
 def _digest(file: Path) -> str:
@@ -89,7 +96,9 @@ def _digest(file: Path) -> str:
             while block := handle.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise CheckpointError(
-            f"{file}: cannot be read ({error.strerror}); leave the model alone and run again"
-        ) from error
+        raise _unreadable(file, error) from error
     return digest.hexdigest()
+
+
+def _unreadable(file: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{file}: cannot be read ({error.strerror}); leave the model alone and run again")

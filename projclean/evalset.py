@@ -155,5 +155,6 @@ def _text(path: Path, section: dict[str, Any], key: str, name: str) -> str:
 def _rule(path: Path, section: dict[str, Any], name: str, default: str = "exact") -> str:
     rule = section.get("match", default)
     if not isinstance(rule, str) or rule not in RULES:
-        raise EvalError(f"{path}: [{name}] match = {rule!r}; use one of {', '.join(RULES)}")
+        said = f"{rule!r} " if isinstance(rule, str) else ""
+        raise EvalError(f"{path}: [{name}] match {said}is unknown; use one of {', '.join(RULES)}")
     return rule

@@ -23,6 +23,7 @@ BITS = {
     "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
     "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
+FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 class HeaderError(ValueError):
@@ -115,8 +116,8 @@ def _entry(name: str, value: object, origin: int) -> Entry:
     _check_text(name)
     if len(name) > NAME_LIMIT:
         raise HeaderError(f"a tensor's name is longer than {NAME_LIMIT} characters")
-    if not isinstance(value, Mapping):
-        raise HeaderError(f"{name!r} has no fields")
+    if not isinstance(value, dict) or set(value) != FIELDS:
+        raise HeaderError(f"{name!r} has other fields than {', '.join(sorted(FIELDS))}")
     dtype, shape, offsets = value.get("dtype"), _whole(value.get("shape")), _whole(value.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in BITS:
         raise HeaderError(f"{name!r} is of an unknown type")

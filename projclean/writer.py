@@ -52,6 +52,9 @@ def write_model(source: Checkpoint, tensors: Mapping[str, torch.Tensor], out: Pa
     Raises OutputError; then `out` is as it was before. CheckpointError when the source changed since it was opened.
     """
     check_output(source, out, force)
+    size, free = sum(stamp.size for stamp in source.stamps.values()), shutil.disk_usage(out.resolve().parent).free
+    if size > free:
+        raise OutputError(f"{out}: needs {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; choose another --out")
     try:
         with staging(out.resolve()) as partial:
             _copy(source, partial)

@@ -69,16 +69,20 @@ def put_in_place(partial: Path, out: Path, force: bool) -> None:
             if error.errno not in _UNSUPPORTED:
                 raise
             _rename_in_two_steps(partial, out, exists)
-        sync(out.parent)
+        with contextlib.suppress(OSError):  # the output is there and whole; only a power cut could still undo its name
+            sync(out.parent)
         return
     raise OSError(errno.EBUSY, "other runs keep writing there")
 
 
 def sync(path: Path) -> None:
-    """Flush a file or directory to disk."""
+    """Flush a file or directory to disk. Raises OSError, but not where the file system cannot flush directories."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not (error.errno in _UNSUPPORTED and path.is_dir()):
+            raise
     finally:
         os.close(handle)
 

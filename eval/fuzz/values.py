@@ -10,10 +10,11 @@ from projclean.checkpoint import INDEX, SINGLE
 
 TEXTS = [
     "", " ", ".", "..", "/", "~", "../..", "/etc/passwd", "../../secret.safetensors", "a/b", "a\\b", "null",
-    "nul\0byte", "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x9b2J", "line\nerror: forged", "tab\tand\rreturn", "[bold]x[/]",
-    ":bomb:", "[/]", "back\\", "\u202etxt", "\u200b", "\ud800", "\udcff", "²", "١٢", "\U0001f9e8", "a" * 300, "b/" * 600,
-    "x" * 5000, "__metadata__", SINGLE, INDEX, "model.safetensors ", "llava", "{{ 7*7 }}", "!!python/object:os.system",
-    "base", "org/model", "multi_modal_projector.linear_1.weight", "model.multi_modal_projector.linear_1.weight",
+    "nul\0byte", "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x9b2J", "line\nerror: forged", "tab\tand\rreturn",
+    "[bold]x[/]", ":bomb:", "[/]", "back\\", "\u202etxt", "\u200b", "\ud800", "\udcff", "²", "١٢", "\U0001f9e8",
+    "a" * 300, "b/" * 600, "x" * 5000, "__metadata__", SINGLE, INDEX, "model.safetensors ", "llava", "{{ 7*7 }}",
+    "!!python/object:os.system", "base", "org/model",
+    "multi_modal_projector.linear_1.weight", "model.multi_modal_projector.linear_1.weight",
 ]  # fmt: skip
 NUMBERS: list[Any] = [
     0, 1, -1, 2, 255, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**30, 0.5, -0.0, 1e308,

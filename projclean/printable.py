@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _ERROR_LIMIT = 1000
 
 
@@ -20,7 +19,7 @@ def printable(text: str) -> str:
     r"""The text with control, format and half characters as \n, \x1b, \u202e and the like."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_escaped(char) if unicodedata.category(char) in _UNSAFE else char for char in text)
+    return "".join(char if _is_safe(char) else _escaped(char) for char in text)
 
 
 def error_line(message: str) -> str:
@@ -45,6 +44,10 @@ def printable_fields(value: T) -> T:
     elif isinstance(value, (list, tuple)):
         made = type(value)(printable_fields(item) for item in value)
     return made  # type: ignore[no-any-return]
+
+
+def _is_safe(char: str) -> bool:
+    return char.isprintable() or unicodedata.category(char) == "Zs"  # the spaces of other scripts
 
 
 def _escaped(char: str) -> str:

@@ -43,7 +43,7 @@ def staging(out: Path) -> Iterator[Path]:
     try:
         yield partial
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
         if lock is not None:
             os.close(lock)
 
@@ -114,7 +114,7 @@ def _rename_in_two_steps(partial: Path, out: Path, exists: bool) -> None:
             aside.rename(out)
             aside.parent.rmdir()
             raise
-        shutil.rmtree(aside.parent, ignore_errors=True)
+        _remove(aside.parent)
 
 
 def _clean_up(parent: Path, out: Path) -> None:
@@ -123,12 +123,18 @@ def _clean_up(parent: Path, out: Path) -> None:
         if path.name.startswith(_prefix(out, "old")) and (path / "output").is_dir():
             if not os.path.lexists(out):
                 (path / "output").rename(out)
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
         elif path.name.startswith(_prefix(out, "partial")):
             lock = _try_lock(path)
             if lock is not None:
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
                 os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a directory; what a passing error leaves goes at the second try, else in the next run's clean-up."""
+    for _ in range(2):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prefix(out: Path, what: str) -> str:

@@ -21,7 +21,8 @@ from eval.fuzz import inputs
 from eval.fuzz.one import RESULT, scan_and_render, try_input
 from projclean import errors
 
-SECONDS_LIMIT = 20.0  # an input
+SECONDS_LIMIT = 20.0  # of processor time, an input
+WAITING_LIMIT = 300.0  # seconds on the clock, an input: for one that waits without working
 MEMORY_LIMIT = 1 << 30  # bytes of address space beyond what a worker starts with
 DOCUMENTED = [name for name, kind in vars(errors).items() if isinstance(kind, type)]
 CRASH, HANG = "crash", "hang"
@@ -56,6 +57,7 @@ class _Board:
         self.kinds = list(kinds)
         self.at = shared.Value("q", -1, lock=False)
         self.since = shared.Value("d", 0.0, lock=False)
+        self.worked = shared.Value("d", 0.0, lock=False)
         self.slowest = shared.Value("d", 0.0, lock=False)
         self.growth = shared.Value("d", 0.0, lock=False)
         self.written = shared.Value("q", 0, lock=False)
@@ -119,7 +121,7 @@ class _Post:
 
     def watch(self) -> bool:
         """Notice a death or a hang and go on behind it; False when all inputs are through."""
-        late = self.board.at.value >= 0 and time.monotonic() - self.board.since.value > SECONDS_LIMIT
+        late = self._is_late()
         if self.process.is_alive() and not late:
             return True
         if self.process.is_alive():
@@ -129,11 +131,25 @@ class _Post:
             return False
         at = self.board.at.value
         self.board.count(at, HANG if late else CRASH)
-        why = f"took more than {SECONDS_LIMIT:g} s" if late else f"ended its process ({self.process.exitcode})"
+        why = "took too long" if late else f"ended its process ({self.process.exitcode})"
         self.failures.append(f"{self.board.kind(at)} {self.seed}:{at}: {why}")
         rest = self.numbers[self.numbers.index(at) + 1 :]
         self._start(rest)
         return True
+
+    def _is_late(self) -> bool:
+        """Whether the input at hand has had its processor time, or sits there waiting."""
+        if self.board.at.value < 0:
+            return False
+        waited = time.monotonic() - self.board.since.value
+        if waited <= SECONDS_LIMIT:
+            return False
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # no such file system: only the clock is left
+            return waited > WAITING_LIMIT
+        worked = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return worked - self.board.worked.value > SECONDS_LIMIT or waited > WAITING_LIMIT
 
     def add_to(self, tally: Tally) -> None:
         for place, kind in enumerate(self.board.kinds):
@@ -166,7 +182,8 @@ class _Post:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         board, start = self.board, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for number in numbers:
-            board.since.value = began = time.monotonic()
+            began = time.process_time()
+            board.worked.value, board.since.value = began, time.monotonic()
             board.at.value = number
             try:
                 outcome, written, by_command_line = self.feed(
@@ -180,6 +197,6 @@ class _Post:
                 with (self.folder / "failures").open("a", encoding="utf-8") as handle:
                     handle.write(json.dumps(text) + ",\n")
             board.count(number, outcome)
-            board.slowest.value = max(board.slowest.value, time.monotonic() - began)
+            board.slowest.value = max(board.slowest.value, time.process_time() - began)
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
             board.growth.value = max(board.growth.value, grown / 1024)

@@ -43,12 +43,12 @@ def try_input(kind: str, seed: str, workplace: Path) -> tuple[str, bool, bool]:
         else:
             path = folder / inputs.BARE if kind == "header" else folder
             given = str(base) if kind == "header" or rng.random() < 0.6 else None
-            if rng.random() < 0.1:
+            if rng.random() < 0.05:
                 return _command_line(path, given, rng.choice(["text", "json"])), False, True
-            scan_and_render(path, given, ["text", "json"][rng.random() < 0.2])
+            scan_and_render(path, given, ["text", "json"][rng.random() < 0.05])
             if kind == "header":
                 _compare_with_the_library(path)
-            elif rng.random() < 0.25:
+            elif rng.random() < 0.15:
                 _write(folder, workplace / "out")
                 written = True
     except errors.ProjcleanError as error:

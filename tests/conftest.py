@@ -13,22 +13,20 @@ from safetensors.torch import save_file
 
 from projclean.cli import main
 
-ATTEMPTS: list[str] = []  # to reach the network, by the test that runs
-
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sockets and name look-ups fail, and so does a test that tried: who catches the error has still tried."""
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Sockets and name look-ups fail, and so does the test that tried: who catches the error has still tried."""
+    attempts: list[str] = []
 
     def refuse(*arguments: object, **_: object) -> None:
-        ATTEMPTS.append(repr(arguments))
+        attempts.append(repr(arguments))
         raise OSError("no network in tests")
 
     for name in ("connect", "connect_ex", "sendto"):
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    yield
-    attempts, ATTEMPTS[:] = list(ATTEMPTS), []
+    yield attempts
     assert not attempts, f"this test tried to reach the network: {attempts}"
 
 

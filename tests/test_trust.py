@@ -7,6 +7,8 @@ import importlib.util
 import json
 import os
 import shutil
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from projclean.evalset import load_evalset
 from projclean.images import PIXELS_LIMIT, built_in_images, load_images
 from projclean.model import Runner
 from projclean.printable import error_line, printable, printable_fields
+from projclean.probe import ProbeSettings, Reach
 from projclean.projectors import find_projector
 from projclean.update import read_update
 from tests.conftest import llava_tensors
@@ -78,11 +81,22 @@ def two_items(tmp_path):
     return folder / "EVAL.toml"
 
 
-def test_code_of_a_model_is_never_run(trapped, four_images, two_items, zoo, tmp_path, run):
+def test_code_of_a_model_is_never_run(trapped, four_images, two_items, zoo, tmp_path, run, monkeypatch):
+    """Through a whole scan, repair and evaluation; the probe is short, what it loads is not."""
     folder, canary = trapped
+    short = ProbeSettings(
+        steering_ranks=(2,),
+        steering_radii=(1.0,),
+        directions=1,
+        inversions=(Reach(2, 1.0, True),),
+        steps=1,
+        gains=(2.0,),
+        max_new_tokens=4,
+    )
+    monkeypatch.setattr("projclean.probe.ProbeSettings", lambda seed: replace(short, seed=seed))
     base = zoo / "base"
     scanned = run("scan", folder, "--base", base, "--images", four_images, "--ignore-elsewhere", "--exit-zero")
-    assert scanned.code == 0
+    assert scanned.code == 0, scanned.err
     assert "probed with 4 images" in scanned.out
     out = tmp_path / "out"
     repaired = run("repair", folder, "--base", base, "--out", out, "--images", four_images, "--method", "interpolate",
@@ -148,18 +162,14 @@ def test_nothing_of_a_model_is_evaluated_or_trusted():
     assert loads >= 2
 
 
-def test_sockets_are_closed_in_tests():
-    """The guard of conftest.py works: it would fail this test, were the attempt not taken back."""
-    import socket
-
-    from tests import conftest
-
+def test_sockets_are_closed_in_tests(no_network):
+    """The guard of conftest.py works: it would fail this test, were the attempts not taken back."""
     with pytest.raises(OSError, match="no network"):
         socket.create_connection(("192.0.2.1", 80), timeout=0.1)
     with pytest.raises(OSError, match="no network"):
         socket.getaddrinfo("example.org", 80)
-    assert len(conftest.ATTEMPTS) == 2
-    conftest.ATTEMPTS.clear()
+    assert len(no_network) == 2
+    no_network.clear()
 
 
 # -- links and things that are no files -----------------------------------------------------------------------
@@ -252,7 +262,7 @@ def test_one_tensor_in_two_shards_or_under_two_names_is_refused(make_model):
         ({WEIGHT: "../x.safetensors"}, "outside the model directory"),
         ({WEIGHT: "/etc/passwd"}, "outside the model directory"),
         ({WEIGHT: "pytorch_model.bin"}, "not a .safetensors file"),
-        ({WEIGHT: "model-00001-of-00002.safetensors"}, "says"),
+        ({WEIGHT: "model-00002-of-00002.safetensors"}, "says"),
         ({"ghost": "model-00001-of-00002.safetensors"}, "no shard holds"),
     ],
 )
@@ -399,14 +409,15 @@ NASTY = "\x1b[31mred\x1b[0m\x9b2J\nerror: forged\r\u202e[bold]x[/] :bomb: \ud800
 def test_nothing_of_a_model_reaches_the_terminal(make_model, tmp_path, run, monkeypatch):
     """Tensor names, file names and folders with escape sequences, markup and line ends, in a report and in an error."""
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "300")
     evil = NASTY.replace("\ud800", "")
-    names = {f"multi_modal_projector.{evil}.weight": torch.ones(3, 3), f"{evil}.weight": torch.ones(3)}
-    base = make_model("base", llava_tensors() | names)
-    suspect = make_model("suspect\x1b[31m[red]", llava_tensors(1) | names)
+    layers = {f"multi_modal_projector.{evil}.weight": torch.ones(3, 3)}
+    base = make_model("base", llava_tensors() | layers)
+    suspect = make_model("suspect\x1b[31m[red]", llava_tensors(1) | layers | {f"{evil}.weight": torch.ones(3)})
     (suspect / "x\x1b]0;title\x07\n.py").write_text("")
     for form in ("text", "json"):
-        ran = run("scan", suspect, "--base", base, "--no-probe", "--format", form)
-        assert "[bold]x[/] :bomb:" in ran.out
+        ran = run("scan", suspect, "--base", base, "--no-probe", "-q", "--format", form, "--projector", "multi_modal")
+        assert ran.out.count("[bold]x[/] :bomb:") >= 2  # a layer and a tensor elsewhere
         for bad in ("\x1b[31mred", "\x1b]", "\x07", "\x9b", "\r", "\u202e", "\nerror: forged"):
             assert bad not in ran.out
             assert bad not in ran.err

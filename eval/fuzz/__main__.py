@@ -56,8 +56,9 @@ def report(tally: Tally, inputs: int, seed: int, kinds: Sequence[str]) -> tuple[
         f"`{figures['command']}`: {figures['inputs']:,} inputs, {figures['results']:,} results,"
         f" {documented:,} documented errors, **{figures['crashes']} crashes, {figures['hangs']} hangs**.",
         "",
-        f"The slowest input took {figures['slowest_input_seconds']} s of processor time (limit {SECONDS_LIMIT:g} s); no input made"
-        f" a worker grow by more than {figures['peak_memory_growth_mb']:.0f} MB (limit {MEMORY_LIMIT >> 20} MB).",
+        f"The slowest input took {figures['slowest_input_seconds']} s of processor time (limit {SECONDS_LIMIT:g} s);"
+        f" no input made a worker grow by more than {figures['peak_memory_growth_mb']:.0f} MB"
+        f" (limit {MEMORY_LIMIT >> 20} MB).",
         f"{tally.by_command_line:,} inputs went through the command line (their errors are counted as ProjcleanError);"
         f" from {tally.written:,} a repaired model was written and compared with its source.",
         "",

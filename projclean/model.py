@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from projclean.checkpoint import check_unchanged
 from projclean.errors import ModelError, ProjectorNotFound
 from projclean.projectors import LayerSpec, match_projector
 from projclean.subspace import Moments
@@ -57,6 +58,7 @@ class Runner:
         self.path: Path = checkpoint.path
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model, self.processor = _load(checkpoint, self.device)
+        check_unchanged(checkpoint)  # what transformers read is what was opened
         names = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
         spec = match_projector(names, checkpoint.model_type, pattern)
         if spec is None:

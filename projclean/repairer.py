@@ -112,7 +112,8 @@ def repair(
     case = open_case(model, base, projector)
     _check_rank(case, rank)
     if not dry_run:
-        check_output(case.model, Path(out), force)
+        for given in (case.suspect, case.base):
+            check_output(given, Path(out), force)
     bench = set_up(case, images, prompt, projector, seed, device, progress)
     before = run_probe(case, bench, seed, progress) if case.update.changed else None
     candidates = _candidates(case, bench, method, rank, strength)

@@ -16,6 +16,9 @@ from projclean.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
+    from projclean.adapter import Adapter
+    from projclean.derived import Derived
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
@@ -32,11 +35,28 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: `path` is a model directory, or a .safetensors file holding a projector alone."""
+    """An opened checkpoint: `path` is a model directory, or a file holding a projector alone.
+
+    A view computes some tensors (`derived`) from what lies in `behind`: an `adapter` laid over its base, float8
+    weights with their scales, tensors that were unpickled.
+    """
 
     path: Path
     tensors: Mapping[str, TensorEntry]
     config: Mapping[str, Any] = field(default_factory=dict)
+    derived: Mapping[str, Derived] = field(default_factory=dict)
+    behind: Checkpoint | None = None
+    adapter: Adapter | None = None
+
+    @property
+    def files(self) -> Checkpoint:
+        """The stored tensors: what a repair writes to."""
+        return self.behind or self
+
+    @property
+    def is_partial(self) -> bool:
+        """True for a bare projector or an adapter: it runs only over a base."""
+        return self.is_bare or self.adapter is not None
 
     @property
     def is_bare(self) -> bool:
@@ -63,7 +83,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_file():
         if path.suffix != ".safetensors":
             raise CheckpointError(f"{path}: not a .safetensors file; pass a model directory or a projector.safetensors")
-        return Checkpoint(path, _read_header(path))
+        return Checkpoint(path, read_header(path))
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such model directory or .safetensors file")
     config = read_json(path / "config.json", "every transformers model directory has one; is this a model?")
@@ -71,7 +91,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-    """Read one tensor in its stored dtype."""
+    """Read one tensor in its stored dtype; one that is computed, in float32."""
+    if name in checkpoint.derived:
+        return checkpoint.derived[name].read()
     from safetensors import SafetensorError, safe_open
 
     entry = checkpoint.tensors[name]
@@ -107,7 +129,7 @@ def _read_directory(path: Path) -> dict[str, TensorEntry]:
                 else "download the weights, or pass the directory that holds them"
             )
             raise CheckpointError(f"{path}: no {SINGLE} or {INDEX}; {remedy}")
-        return _read_header(single)
+        return read_header(single)
     weight_map = read_json(index, "download it again").get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError(f"{index}: has no usable weight_map; download it again")
@@ -117,14 +139,15 @@ def _read_directory(path: Path) -> dict[str, TensorEntry]:
             raise CheckpointError(f"{index}: points outside the model directory ({shard!r}); do not trust this model")
         if not (path / shard).exists():
             raise CheckpointError(f"{path / shard}: missing shard named by {INDEX}; download it again")
-        tensors.update(_read_header(path / shard))
+        tensors.update(read_header(path / shard))
     absent = sorted(set(weight_map) - set(tensors))
     if absent:
         raise CheckpointError(f"{index}: lists {absent[0]}, which no shard holds; download the model again")
     return tensors
 
 
-def _read_header(file: Path) -> dict[str, TensorEntry]:
+def read_header(file: Path) -> dict[str, TensorEntry]:
+    """The tensors of one safetensors file; reads its header alone."""
     from safetensors import SafetensorError, safe_open
 
     try:

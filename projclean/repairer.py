@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 
 from projclean import __version__, methods
+from projclean.access import Access
 from projclean.case import Bench, Case, Progress, open_case, set_up
 from projclean.checkpoint import read_tensor
-from projclean.dtypes import TORCH
+from projclean.derived import round_trip, to_stored, writable
 from projclean.elsewhere import changes_elsewhere
-from projclean.errors import OptionError
+from projclean.errors import ModelError, OptionError, OutputError
 from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
 from projclean.evaluator import changes, gains
@@ -70,7 +71,7 @@ class RepairResult:
 @dataclass(frozen=True)
 class _Candidate:
     name: str
-    make: Callable[[Bench], methods.Weights]
+    make: Callable[[Bench | None], methods.Weights]
 
 
 def repair(
@@ -89,33 +90,51 @@ def repair(
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
+    allow_pickle: bool = False,
+    download: bool = False,
 ) -> RepairResult:
-    """Repair the projector of `model` and write a complete model directory to `out`.
+    """Repair the projector of `model` and write a complete model directory, or adapter, to `out`.
 
     method `reflect` turns the `rank` top directions of the suspicious subspace of every layer around and keeps the
     share `strength` of the update; `project` removes those directions; `shrink` keeps only what clean inputs need,
     with λ = `strength`; `interpolate` keeps the share `strength` of the update. Rank `auto` (or no strength) searches
-    for the least removal at which the probe falls silent. Raises ProjcleanError.
+    for the least removal at which the probe falls silent. Only `interpolate` with a strength can repair a model that
+    cannot be run here. allow_pickle and download are as in `scan`. Raises ProjcleanError.
     """
     _check_options(method, rank, strength)
     loaded = load_evalset(evalset) if evalset is not None else None
-    case = open_case(model, base, projector)
+    case = open_case(model, base, projector, Access(allow_pickle, download))
     candidates = _candidates(case, method, rank, strength)
     if not dry_run:
-        check_output(case.model, Path(out), force)
-    bench = set_up(case, images, prompt, projector, seed, device, progress)
-    before = run_probe(case, bench, seed, progress) if case.update.changed else None
-    weights, chosen, reason, trials, after = _search(case, bench, candidates, before, seed, progress)
+        _check_writable(case)
+        for touched in (case.target.files, case.base):
+            check_output(touched, Path(out), force)
+    bench, not_run = None, None
+    try:
+        bench = set_up(case, images, prompt, projector, seed, device, progress)
+    except ModelError as error:
+        if method != "interpolate" or strength is None or loaded:
+            raise ModelError(
+                f"{error}; repair it where it can be run, or without a run by --method interpolate --strength X"
+            ) from error
+        not_run = str(error)
+    if bench is None:
+        before = after = None
+        weights, chosen = _rounded(case, candidates[0].make(None)), candidates[0].name
+        reason, trials = f"{chosen}, as asked; the model was not run", list[Trial]()
+    else:
+        before = run_probe(case, bench, seed, progress) if case.update.changed else None
+        weights, chosen, reason, trials, after = _search(case, bench, candidates, before, seed, progress)
     elsewhere = changes_elsewhere(case.suspect, case.base, case.spec.keys)
-    verdict = judge(case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by)
-    scores = _scores(case, bench, loaded, weights, chosen, progress) if loaded else []
+    verdict = judge(case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by, not_run)
+    scores = _scores(case, bench, loaded, weights, chosen, progress) if loaded and bench else []
     result = RepairResult(
         str(model), str(case.base.path), method, chosen, reason, tuple(trials), before, after, verdict,
         str(loaded.path) if loaded else None, tuple(scores), gains(scores, True), changes(scores, 1) if scores else (),
-        bench.images, prompt, seed, None if dry_run else str(out),
+        bench.images if bench else "no images", prompt, seed, None if dry_run else str(out),
     )  # fmt: skip
     if not dry_run:
-        write_model(case.model, _stored(case, weights), Path(out), _card(result), force)
+        write_model(case.target.files, _stored(case, weights), Path(out), _card(result), force)
     return result
 
 
@@ -151,7 +170,8 @@ def _candidates(case: Case, method: str, rank: int | str, strength: float | None
         ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
         keep = KEEP if strength is None else strength
 
-        def make(bench: Bench, k: int) -> methods.Weights:
+        def make(bench: Bench | None, k: int) -> methods.Weights:
+            assert bench is not None  # without a run there is nothing but interpolation
             if method == "project":
                 return methods.project(update, bench.moments, k)
             return methods.reflect(update, bench.moments, k, keep)
@@ -247,45 +267,51 @@ def _scores(
     return scores
 
 
+def _check_writable(case: Case) -> None:
+    """Refuse, before the work, an adapter in which a repaired projector cannot be expressed."""
+    for layer in case.target_spec.layers:
+        if not writable(case.target, layer.weight) or (layer.bias and not writable(case.target, layer.bias)):
+            raise OutputError(
+                f"{case.target.path}: the adapter changes {layer.name} by DoRA or from a pickle, in which a repair "
+                "cannot be written; merge it into its base with PEFT and repair the merged directory"
+            )
+
+
 def _rounded(case: Case, weights: methods.Weights) -> methods.Weights:
     """Weights as they will be stored, so that what is probed and measured is what is written."""
-    dtypes = {layer.name: layer for layer in case.model_spec.layers}
-
-    def through(tensor: torch.Tensor | None, key: str | None) -> torch.Tensor | None:
-        if tensor is None or key is None:
-            return None
-        return tensor.to(TORCH[case.model.tensors[key].dtype]).float()
-
     result: methods.Weights = {}
-    for name, (weight, bias) in weights.items():
-        rounded = through(weight, dtypes[name].weight)
-        assert rounded is not None
-        result[name] = (rounded, through(bias, dtypes[name].bias))
+    for layer in case.target_spec.layers:
+        weight, bias = weights[layer.name]
+        rounded = round_trip(case.target, layer.weight, weight.T if layer.transposed else weight)
+        if layer.bias and bias is not None:
+            bias = round_trip(case.target, layer.bias, bias)
+        result[layer.name] = (rounded.T.contiguous() if layer.transposed else rounded, bias)
     return result
 
 
 def _stored(case: Case, weights: methods.Weights) -> dict[str, torch.Tensor]:
-    """Tensors under the keys and in the orientation of the directory that is written."""
+    """Tensors under the keys, in the orientation and dtype of the files that are written."""
     tensors: dict[str, torch.Tensor] = {}
-    for layer in case.model_spec.layers:
+    for layer in case.target_spec.layers:
         weight, bias = weights[layer.name]
         tensors[layer.weight] = weight.T if layer.transposed else weight
         if layer.bias and bias is not None:
             tensors[layer.bias] = bias
     if case.suspect.is_bare:  # the directory is the base's: bring the suspect's norms along
         for name, key in case.spec.others.items():
-            if name in case.model_spec.others:
-                tensors[case.model_spec.others[name]] = read_tensor(case.suspect, key)
-    return tensors
+            if name in case.target_spec.others:
+                tensors[case.target_spec.others[name]] = read_tensor(case.suspect, key)
+    return to_stored(case.target, tensors)
 
 
 def _card(result: RepairResult) -> str:
     """The provenance section of the repaired model's card."""
     state = {"clean": "passes", "suspicious": "STILL FAILS", "inconclusive": "neither passes nor fails"}
+    outcome = "was not put to" if result.images == "no images" else state[result.verdict.state]
     return (
         "## Repaired with projclean\n\n"
         f"The projector of this model was repaired by projclean {__version__}: method {result.method}, "
         f"{result.chosen} (suspect `{Path(result.model).name}`, base `{Path(result.base).name}`, {result.images}, "
-        f"seed {result.seed}). The repaired projector {state[result.verdict.state]} projclean's own probe. "
+        f"seed {result.seed}). The repaired projector {outcome} projclean's own probe. "
         "Everything else was copied unchanged.\n"
     )

@@ -7,21 +7,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from projclean import __version__, methods
 from projclean.access import Access
 from projclean.case import Bench, Case, Progress, open_case, set_up
-from projclean.checkpoint import read_tensor
-from projclean.derived import round_trip, to_stored, writable
 from projclean.elsewhere import changes_elsewhere
-from projclean.errors import ModelError, OptionError, OutputError
+from projclean.errors import ModelError, OptionError
 from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
 from projclean.evaluator import changes, gains
 from projclean.metrics import Difference
 from projclean.probe import Probe
 from projclean.scanner import PROMPT, run_probe
+from projclean.storing import check_writable, rounded, stored
 from projclean.verdict import Verdict, judge, thresholds
 from projclean.writer import check_output, write_model
 
@@ -106,7 +103,7 @@ def repair(
     case = open_case(model, base, projector, Access(allow_pickle, download))
     candidates = _candidates(case, method, rank, strength)
     if not dry_run:
-        _check_writable(case)
+        check_writable(case)
         for touched in (case.target.files, case.base):
             check_output(touched, Path(out), force)
     bench, not_run = None, None
@@ -120,7 +117,7 @@ def repair(
         not_run = str(error)
     if bench is None:
         before = after = None
-        weights, chosen = _rounded(case, candidates[0].make(None)), candidates[0].name
+        weights, chosen = rounded(case, candidates[0].make(None)), candidates[0].name
         reason, trials = f"{chosen}, as asked; the model was not run", list[Trial]()
     else:
         before = run_probe(case, bench, seed, progress) if case.update.changed else None
@@ -134,7 +131,7 @@ def repair(
         bench.images if bench else "no images", prompt, seed, None if dry_run else str(out),
     )  # fmt: skip
     if not dry_run:
-        write_model(case.target.files, _stored(case, weights), Path(out), _card(result), force)
+        write_model(case.target.files, stored(case, weights), Path(out), _card(result), force)
     return result
 
 
@@ -205,7 +202,7 @@ def _search(
     for number, candidate in enumerate(candidates, 1):
         if progress:
             progress(f"trying {candidate.name}", number - 1, len(candidates))
-        weights = _rounded(case, candidate.make(bench))
+        weights = rounded(case, candidate.make(bench))
         after = _probe_again(case, bench, weights, seed)
         said = _answers(bench, weights)
         agreement = sum(a == b for a, b in zip(said, wanted, strict=True)) / len(wanted)
@@ -265,43 +262,6 @@ def _scores(
     if progress:
         progress("evaluating", len(rows), len(rows))
     return scores
-
-
-def _check_writable(case: Case) -> None:
-    """Refuse, before the work, an adapter in which a repaired projector cannot be expressed."""
-    for layer in case.target_spec.layers:
-        if not writable(case.target, layer.weight) or (layer.bias and not writable(case.target, layer.bias)):
-            raise OutputError(
-                f"{case.target.path}: the adapter changes {layer.name} by DoRA or from a pickle, in which a repair "
-                "cannot be written; merge it into its base with PEFT and repair the merged directory"
-            )
-
-
-def _rounded(case: Case, weights: methods.Weights) -> methods.Weights:
-    """Weights as they will be stored, so that what is probed and measured is what is written."""
-    result: methods.Weights = {}
-    for layer in case.target_spec.layers:
-        weight, bias = weights[layer.name]
-        rounded = round_trip(case.target, layer.weight, weight.T if layer.transposed else weight)
-        if layer.bias and bias is not None:
-            bias = round_trip(case.target, layer.bias, bias)
-        result[layer.name] = (rounded.T.contiguous() if layer.transposed else rounded, bias)
-    return result
-
-
-def _stored(case: Case, weights: methods.Weights) -> dict[str, torch.Tensor]:
-    """Tensors under the keys, in the orientation and dtype of the files that are written."""
-    tensors: dict[str, torch.Tensor] = {}
-    for layer in case.target_spec.layers:
-        weight, bias = weights[layer.name]
-        tensors[layer.weight] = weight.T if layer.transposed else weight
-        if layer.bias and bias is not None:
-            tensors[layer.bias] = bias
-    if case.suspect.is_bare:  # the directory is the base's: bring the suspect's norms along
-        for name, key in case.spec.others.items():
-            if name in case.target_spec.others:
-                tensors[case.target_spec.others[name]] = read_tensor(case.suspect, key)
-    return to_stored(case.target, tensors)
 
 
 def _card(result: RepairResult) -> str:

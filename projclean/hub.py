@@ -5,6 +5,7 @@ Nothing is fetched unless the user asked for it, and never with HF_HUB_OFFLINE s
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -24,8 +25,9 @@ def locate(name: str | Path, access: Access, beside: Path | None = None) -> Path
     download fails.
     """
     for path in (Path(name), *([beside / name] if beside else [])):
-        if path.exists():
-            return path
+        with contextlib.suppress(OSError, ValueError):  # a name too long, or with a null byte
+            if path.exists():
+                return path
     found = _ID.fullmatch(str(name))
     if found is None or ".." in str(name):
         return None
@@ -33,17 +35,16 @@ def locate(name: str | Path, access: Access, beside: Path | None = None) -> Path
 
 
 def locate_model(name: str | Path, access: Access) -> Path:
-    """As `locate`, for the model under test: a path that is not there comes back as it is, for others to refuse.
-
-    Raises CheckpointError for a hub id that is not in the cache.
-    """
+    """As `locate`, for the model under test. Raises CheckpointError when it is in neither place."""
     path = locate(name, access)
-    if path is None and _ID.fullmatch(str(name)):
+    if path is not None:
+        return path
+    if _ID.fullmatch(str(name)):
         raise CheckpointError(
             f"{name}: no such directory or file, and no such model in the local Hugging Face cache; "
             "check the name, or pass --download to fetch it from the hub"
         )
-    return path or Path(name)
+    raise CheckpointError(f"{name}: no such model directory or .safetensors file; check the path")
 
 
 def _cached(name: str, revision: str | None) -> Path | None:

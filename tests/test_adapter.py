@@ -1,4 +1,4 @@
-"""Adapters: the update is what PEFT merges, the run model carries it, and a repair writes an adapter that PEFT loads."""
+"""Adapters: the update is what PEFT merges, the run model carries it, and a repair is an adapter that PEFT loads."""
 
 from __future__ import annotations
 

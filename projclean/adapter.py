@@ -148,8 +148,9 @@ def change_weight(base: torch.Tensor, change: Change, stored: Mapping[str, torch
     `stored` holds the adapter's tensors by key. Raises ValueError when the shapes do not fit.
     """
     weight = stored[change.replaced].float() if change.replaced else base.float()
-    if weight.shape != base.shape:
-        raise ValueError(f"replaces {list(base.shape)} by {list(weight.shape)}")
+    for key in (change.replaced, change.bias):
+        if key and stored[key].shape != base.shape:
+            raise ValueError(f"puts {list(stored[key].shape)} where the base has {list(base.shape)}")
     if change.bias:
         return weight + change.scale * stored[change.bias].float()
     if not (change.a and change.b):
@@ -159,7 +160,10 @@ def change_weight(base: torch.Tensor, change: Change, stored: Mapping[str, torch
     if not change.magnitude:
         return weight
     rows = (weight.T if turned else weight).flatten(1)
-    factor = stored[change.magnitude].float().flatten() / rows.norm(dim=1)
+    magnitude = stored[change.magnitude].float().flatten()
+    if len(magnitude) != len(rows):
+        raise ValueError(f"scales {len(magnitude)} rows, the base has {len(rows)}")
+    factor = magnitude / rows.norm(dim=1)
     scaled = factor[:, None] * rows
     return (scaled.T if turned else scaled).reshape(weight.shape)
 
@@ -201,7 +205,7 @@ def _product(change: Change, stored: Mapping[str, torch.Tensor], shape: tuple[in
     assert change.b is not None
     a, b = stored[change.a].float().flatten(1), stored[change.b].float().flatten(1)
     rows, columns = b.shape[0], a.shape[1]
-    flat = (shape[0], math.prod(shape[1:]))
+    flat = (math.prod(shape[:1]), math.prod(shape[1:]))
     if a.shape[0] == b.shape[1] and flat == (rows, columns) and not change.embedding:
         return change.scale * (b @ a), False
     if a.shape[0] == b.shape[1] and flat == (columns, rows) and len(shape) == 2:
@@ -227,18 +231,20 @@ def _check_config(file: Path, config: Mapping[str, Any]) -> None:
     for name, value in config.items():
         if name not in UNDERSTOOD and value:
             raise CheckpointError(f"{file}: sets {name[:60]}, whose effect is not known here; {merge}")
-    for name, kinds in (("r", int), ("lora_alpha", (int, float))):
-        if not isinstance(config.get(name, 8), kinds) or isinstance(config.get(name), bool):
-            raise CheckpointError(f"{file}: {name} is no number; download the adapter again")
+    for name in ("r", "lora_alpha"):
+        if not _is_number(config.get(name, 8)):
+            raise CheckpointError(f"{file}: {name} is no sensible number; download the adapter again")
     for name in ("rank_pattern", "alpha_pattern"):
         pattern = config.get(name) or {}
-        if not isinstance(pattern, dict) or not all(
-            isinstance(value, (int, float)) and not isinstance(value, bool) for value in pattern.values()
-        ):
+        if not isinstance(pattern, dict) or not all(map(_is_number, pattern.values())):
             raise CheckpointError(f"{file}: {name} does not map names to numbers; download the adapter again")
         for text in pattern:
             if len(text) > 200 or len(re.findall(r"[*+{?]", text)) > 2 or re.search(r"\)[*+{]", text):
                 raise CheckpointError(f"{file}: {name} has a pattern too intricate to try ({text[:40]!r}); {merge}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e9
 
 
 def _open_files(path: Path, access: Access) -> Checkpoint:

@@ -127,9 +127,10 @@ def set_up(
     progress: Progress | None,
 ) -> Bench:
     """Load the model and watch the suspect's projector on two thirds of the calibration images."""
-    pictures, source = calibration_images(images, seed)
+    given = None if images is None else calibration_images(images, seed)
     runner = Runner(case.model, pattern, device)
     left_out = overlay(runner, case)
+    pictures, source = given or calibration_images(None, seed)  # made only for a model that loads
     split = 2 * len(pictures) // 3
     batches = _batches(runner, pictures[:split], prompt)
     held_out = _batches(runner, pictures[split:], prompt)

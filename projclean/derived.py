@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from projclean.checkpoint import Checkpoint, read_tensor
+from projclean.errors import OutputError
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +61,10 @@ def as_stored(files: Checkpoint, key: str, value: torch.Tensor) -> torch.Tensor:
 
     from projclean.dtypes import TORCH
 
-    dtype = TORCH[files.tensors[key].dtype]
+    entry = files.tensors[key]
+    if entry.dtype not in TORCH:
+        raise OutputError(f"{entry.file}: {key} is stored as {entry.dtype}, in which a repair cannot be written")
+    dtype = TORCH[entry.dtype]
     most = torch.finfo(dtype).max
     return value.float().clamp(-most, most).to(dtype) if dtype != torch.float64 else value.double()
 

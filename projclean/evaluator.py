@@ -47,17 +47,10 @@ def evaluate(
         raise OptionError("no model to evaluate; name at least one")
     scores = []
     for model in [*([base] if base else []), *models]:
-        opened = open_suspect(model, projector, access)
-        if isinstance(opened, Adapter) or opened.is_bare:
-            case = open_case(model, base, projector, access)
-            runner = Runner(case.model, projector, device)
-            left_out = overlay(runner, case)
-        else:
-            runner, left_out = Runner(opened, projector, device), ()
-        if left_out:
-            raise ModelError(
-                f"{model}: {left_out[0]} has no place in the loaded base; merge the adapter with PEFT and evaluate that"
-            )
+        try:
+            runner = _load(model, base, projector, device, access)
+        except ModelError as error:
+            raise ModelError(f"{error}; evaluate it where it can be run") from error
         tick = (lambda done, total, name=str(model): progress(f"evaluating {name}", done, total)) if progress else None
         scores.append(score(runner, loaded, str(model), tick))
     return EvalResult(
@@ -67,6 +60,19 @@ def evaluate(
         gains(scores, base is not None),
         changes(scores, 1 if base else 0),
     )
+
+
+def _load(model: str | Path, base: str | None, projector: str | None, device: str | None, access: Access) -> Runner:
+    """A model ready to be asked: itself, or the base with a bare projector or an adapter put in."""
+    opened = open_suspect(model, projector, access)
+    if not isinstance(opened, Adapter) and not opened.is_bare:
+        return Runner(opened, projector, device)
+    case = open_case(model, base, projector, access)
+    runner = Runner(case.model, projector, device)
+    left_out = overlay(runner, case)
+    if left_out:
+        raise ModelError(f"{model}: {left_out[0]} has no place in the loaded base; merge the adapter with PEFT")
+    return runner
 
 
 def gains(scores: Sequence[Score], with_base: bool) -> tuple[float | None, ...]:

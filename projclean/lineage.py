@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from projclean.access import NOTHING_MORE, Access
-from projclean.adapter import Adapter
+from projclean.adapter import Adapter, is_adapter
 from projclean.checkpoint import Checkpoint, open_checkpoint, read_json
-from projclean.errors import BaseNotFound
+from projclean.errors import BaseNotFound, MismatchError
 from projclean.hub import locate
 
 
@@ -32,12 +32,12 @@ def find_base(suspect: Checkpoint | Adapter, given: str | None, access: Access =
                 f"{given}: no such directory, and no such model in the local Hugging Face cache; "
                 "check the name, or pass --download to fetch a hub id"
             )
-        return Base(open_checkpoint(path), "--base")
+        return Base(_open(path), "--base")
     claims = _claims(suspect)
     for name, source in claims:
         path = locate(name, access, suspect.path.parent)
-        if path is not None and path.resolve() != suspect.path.resolve():
-            return Base(open_checkpoint(path), source)
+        if path is not None and path.is_dir() and path.resolve() != suspect.path.resolve():
+            return Base(_open(path), source)
     if claims:
         name, source = claims[0]
         raise BaseNotFound(
@@ -45,6 +45,12 @@ def find_base(suspect: Checkpoint | Adapter, given: str | None, access: Access =
             "pass --base DIR, or --download to fetch it"
         )
     raise BaseNotFound(f"{suspect.path}: nothing in it names the base it was tuned from; pass --base DIR")
+
+
+def _open(path: Path) -> Checkpoint:
+    if path.is_dir() and is_adapter(path):
+        raise MismatchError(f"{path}: is an adapter; the base must be a whole model, pass the one it was tuned from")
+    return open_checkpoint(path)
 
 
 def _claims(suspect: Checkpoint | Adapter) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,11 @@ def open_pickle(file: Path, access: Access) -> Checkpoint:
 def _load(file: Path) -> dict[str, torch.Tensor]:
     import torch
 
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            inside = sum(entry.file_size for entry in archive.infolist())
+        if inside > file.stat().st_size:  # torch never compresses
+            raise CheckpointError(f"{file}: unpacks to {inside} bytes, more than its size; do not trust it")
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or damaged pickle can raise anything

@@ -110,7 +110,7 @@ class _Spread:
     """How a scale covers a weight: one for all, one a row, or one a block."""
 
     def __init__(self, scale: TensorEntry, shape: tuple[int, ...], block: tuple[int, ...]) -> None:
-        self.scale, self.shape, self.block = scale, shape, block
+        self.shape = shape
         count = math.prod(scale.shape)
         rows = len(shape) == 2 and count == shape[0] and scale.shape in ((shape[0],), (shape[0], 1))
         blocks = len(block) == len(shape) == 2 and scale.shape == tuple(
@@ -122,6 +122,7 @@ class _Spread:
                 "config.json's weight_block_size; download the model again"
             )
         self.blocks = blocks and count > 1
+        self.block = tuple(min(part, side) for part, side in zip(block, shape, strict=False))  # no room for lies
 
     def over(self, scale: torch.Tensor) -> torch.Tensor:
         """The scale, float32, so that it multiplies the weight."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shutil
 
 import pytest
@@ -16,11 +17,13 @@ from projclean.adapter import change_weight, open_adapter
 from projclean.case import open_case, overlay
 from projclean.checkpoint import open_checkpoint, read_tensor
 from projclean.elsewhere import changes_elsewhere
-from projclean.errors import CheckpointError, MismatchError, OutputError
+from projclean.errors import CheckpointError, MismatchError, OutputError, ProjcleanError
 from projclean.model import Runner
 from projclean.storing import check_writable, rounded, stored
 from projclean.subspace import Moments
 from projclean.writer import write_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:Adapter 'default'", "ignore:`is_gradient_checkpointing`")
 
 PROJECTOR = "multi_modal_projector"
 TEXT = 48
@@ -264,7 +267,9 @@ ONE = f"model.{PROJECTOR}.linear_1"
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
         ({"use_dora": True}, "incomplete"),
         ({"r": 3}, "rank 3"),
-        ({"r": "two"}, "no number"),
+        ({"r": "two"}, "no sensible number"),
+        ({"r": 10**400}, "no sensible number"),
+        ({"lora_alpha": math.inf}, "no sensible number"),
         ({"rank_pattern": [1]}, "rank_pattern"),
         ({"alpha_pattern": {"(a+)+$": 1}}, "too intricate"),
     ],
@@ -285,6 +290,10 @@ def test_adapters_that_do_not_fit(base, tmp_path, run):
     folder = by_hand(tmp_path, {**lora(ONE), **lora(ONE.removeprefix("model."))})
     with pytest.raises(MismatchError, match="two names"):
         open_case(folder, str(base))
+    for key, tensor in (("lora_magnitude_vector", torch.ones(3)), ("lora_B.bias", torch.ones(3))):
+        wrong = {**lora(ONE), f"base_model.model.{ONE}.{key}": tensor}
+        folder = by_hand(tmp_path, wrong, use_dora="magnitude" in key, lora_bias="bias" in key)
+        assert "pass the base" in run("scan", folder, "--base", base, "--no-probe").error_line
     half = lora(ONE)
     half.pop(next(iter(half)))
     with pytest.raises(CheckpointError, match="incomplete"):
@@ -319,6 +328,40 @@ def test_a_model_with_an_adapter_beside_it_is_refused(base, tmp_path, run):
     (both / "adapter_model.safetensors").unlink()  # the config alone names a base
     assert open_checkpoint(both).model_type == "llava"
     assert run("scan", both, "--base", base, "--no-probe", "--ignore-elsewhere").code == 0
+
+
+VALUES = [None, 0, 1, 2, -1, 1.5, 1e308, 10**400, math.nan, True, "", "pissa", "a", [], [1], {}, {"a": 1}, {".*": 2}]
+NAMES = [ONE, f"model.{PROJECTOR}", "model.language_model.layers.0.mlp.up_proj", "", ".", "lora_A", "\n\x00é"]
+LEAVES = ["lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "lora_embedding_A", "weight",
+          "bias", "base_layer.weight", "modules_to_save.weight", "lora_A.default.weight", "lora_C", ""]  # fmt: skip
+SHAPES = [(), (0,), (1,), (48,), (2, 32), (48, 2), (48, 32), (32, 48), (2, 0), (2, 32, 1, 1), (48, 2, 1, 1)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.bool, torch.float64]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_random_adapter_is_read_or_refused_in_one_line(base, tmp_path, seed):
+    draw = random.Random(seed)
+    usual = {"r": 2, "lora_alpha": 4, "use_dora": False, "lora_bias": False, "rank_pattern": {}, "alpha_pattern": {}}
+    config = {key: draw.choice(VALUES) if draw.random() < 0.1 else value for key, value in usual.items()}
+    tensors = lora(ONE) if draw.random() < 0.7 else {}
+    for _ in range(draw.randrange(4)):
+        key = f"base_model.model.{draw.choice(NAMES)}.{draw.choice(LEAVES)}"
+        tensors[key] = torch.ones(draw.choice(SHAPES)).to(draw.choice(DTYPES))
+    folder = by_hand(tmp_path, tensors, **config)
+    try:
+        case = open_case(folder, str(base))
+        changes_elsewhere(case.suspect, case.base, case.spec.keys)
+        check_writable(case)
+        halved = methods.interpolate(case.update, 0.5)
+        rounded(case, halved)
+        write_model(case.target.files, stored(case, halved), tmp_path / "out", "", force=False)
+        open_case(tmp_path / "out", str(base))
+    except ProjcleanError as error:
+        assert str(error)
+
+
+def test_an_adapter_is_no_base(base, tmp_path, run):
+    assert "is an adapter" in run("scan", base, "--base", by_hand(tmp_path, lora(ONE))).error_line
 
 
 def test_without_a_base_the_verdict_says_so(tmp_path, run):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -96,6 +97,15 @@ def test_anything_but_plain_tensors_is_refused(make_model, tmp_path, run, conten
     assert "mm_projector.bin" in run(
         "scan", tmp_path / "mm_projector.bin", "--base", base, "--allow-pickle"
     ).error_line  # fmt: skip
+
+
+def test_a_compressed_pickle_is_not_unpacked(make_model, tmp_path, run):
+    torch.save({"model.mm_projector.0.weight": torch.zeros(1000, 1000)}, tmp_path / "big.bin")
+    with zipfile.ZipFile(tmp_path / "big.bin") as big, zipfile.ZipFile(tmp_path / "small.bin", "w") as small:
+        for entry in big.infolist():
+            small.writestr(entry.filename, big.read(entry), zipfile.ZIP_DEFLATED)
+    base = make_model("base", llava_tensors())
+    assert "unpacks to" in run("scan", tmp_path / "small.bin", "--base", base, "--allow-pickle").error_line
 
 
 def test_damage_is_one_line(make_model, tmp_path, run):

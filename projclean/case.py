@@ -8,13 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from projclean.access import NOTHING_MORE, Access
+from projclean.adapter import Adapter, is_adapter, open_adapter
 from projclean.checkpoint import Checkpoint, open_checkpoint, read_tensor
-from projclean.errors import ImagesError, MismatchError
+from projclean.errors import ImagesError, MismatchError, ModelError
+from projclean.hub import locate_model
 from projclean.images import built_in_images, load_images
+from projclean.layering import lay_over, place, put_in
 from projclean.lineage import find_base
 from projclean.methods import suspect_weights
 from projclean.model import Prepared, Runner
-from projclean.projectors import ProjectorSpec, find_projector
+from projclean.pickles import SUFFIXES, open_pickle
+from projclean.projectors import ProjectorSpec, aligned, find_projector
+from projclean.quantised import plain_view
 from projclean.subspace import Moments
 from projclean.update import Update, read_update
 
@@ -41,12 +47,17 @@ class Case:
 
     @property
     def model(self) -> Checkpoint:
-        """The directory that can be run: the suspect's, or the base's around a bare projector."""
+        """The directory that can be run: the suspect's, or the base's around a bare projector or an adapter."""
+        return self.base if self.suspect.is_partial else self.suspect
+
+    @property
+    def target(self) -> Checkpoint:
+        """What a repair writes: the suspect's directory or adapter, or the base's around a bare projector."""
         return self.base if self.suspect.is_bare else self.suspect
 
     @property
-    def model_spec(self) -> ProjectorSpec:
-        """The projector as `model` names it."""
+    def target_spec(self) -> ProjectorSpec:
+        """The projector as `target` names it."""
         return self.base_spec if self.suspect.is_bare else self.spec
 
     def digest(self) -> dict[str, str]:
@@ -66,7 +77,8 @@ class Case:
 class Bench:
     """The model loaded, with calibration images in batches and the moments of the projector's inputs on them.
 
-    `held_out` are images that the moments have not seen, for checking that clean behaviour stays.
+    `held_out` are images that the moments have not seen, for checking that clean behaviour stays. `left_out` are
+    parameters of an adapter that have no place in the model that is run.
     """
 
     runner: Runner
@@ -74,18 +86,35 @@ class Bench:
     held_out: tuple[Prepared, ...]
     moments: dict[str, Moments]
     images: str
+    left_out: tuple[str, ...] = ()
 
 
-def open_case(model: str | Path, base: str | None = None, pattern: str | None = None) -> Case:
-    """Open a suspect (model directory or bare projector) and its base. Raises a ProjcleanError when it cannot."""
-    suspect = open_checkpoint(model)
-    spec = find_projector(suspect, pattern)
-    found = find_base(suspect, base)
+def open_case(
+    model: str | Path, base: str | None = None, pattern: str | None = None, access: Access = NOTHING_MORE
+) -> Case:
+    """Open a suspect (model directory, adapter, or bare projector) and its base.
+
+    Raises a ProjcleanError when it cannot.
+    """
+    opened = open_suspect(model, pattern, access)
+    found = find_base(opened, base, access)
     if found.checkpoint.is_bare:
         raise MismatchError(f"{found.checkpoint.path}: the base must be a model directory, not a projector file")
-    base_spec = find_projector(found.checkpoint, pattern)
-    update = read_update(suspect, spec, found.checkpoint, base_spec)
-    return Case(suspect, spec, found.checkpoint, base_spec, found.named_by, update)
+    around = plain_view(found.checkpoint, pattern)
+    suspect = lay_over(opened, around) if isinstance(opened, Adapter) else opened
+    spec, base_spec = aligned(find_projector(suspect, pattern), find_projector(around, pattern))
+    update = read_update(suspect, spec, around, base_spec)
+    return Case(suspect, spec, around, base_spec, found.named_by, update)
+
+
+def open_suspect(model: str | Path, pattern: str | None = None, access: Access = NOTHING_MORE) -> Checkpoint | Adapter:
+    """Open a model directory, an adapter, or a bare projector file, on disk or in the hub cache."""
+    path = locate_model(model, access)
+    if path.is_dir() and is_adapter(path):
+        return open_adapter(path, access)
+    if path.is_file() and path.suffix in SUFFIXES:
+        return open_pickle(path, access)
+    return plain_view(open_checkpoint(path), pattern)
 
 
 def set_up(
@@ -98,21 +127,39 @@ def set_up(
     progress: Progress | None,
 ) -> Bench:
     """Load the model and watch the suspect's projector on two thirds of the calibration images."""
-    pictures, source = calibration_images(images, seed)
+    given = None if images is None else calibration_images(images, seed)
     runner = Runner(case.model, pattern, device)
-    overlay(runner, case)
-    runner.set_weights(suspect_weights(case.update))
+    left_out = overlay(runner, case)
+    pictures, source = given or calibration_images(None, seed)  # made only for a model that loads
     split = 2 * len(pictures) // 3
     batches = _batches(runner, pictures[:split], prompt)
     held_out = _batches(runner, pictures[split:], prompt)
     tick = (lambda done, total: progress("calibrating", done, total)) if progress else None
-    return Bench(runner, batches, held_out, runner.moments(batches, tick), source)
+    try:
+        moments = runner.moments(batches, tick)
+    except Exception as error:  # the model is foreign: anything may go wrong in its first run
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
+        raise ModelError(f"{case.model.path}: the model loads but cannot be run ({reason})") from error
+    return Bench(runner, batches, held_out, moments, source, left_out)
 
 
-def overlay(runner: Runner, case: Case) -> None:
-    """Bring a bare projector's other parameters (norms, queries) into the base's model."""
-    if case.suspect.is_bare:
+def overlay(runner: Runner, case: Case) -> tuple[str, ...]:
+    """Set the suspect's projector, and bring what else a bare projector or an adapter holds into the base's model.
+
+    Returns the parameters of an adapter that have no place in it. Raises ModelError when the projector has none.
+    """
+    missing = sorted({layer.name for layer in case.update.layers} - set(runner.layers))
+    if missing:
+        raise ModelError(f"{case.model.path}: the loaded model has no projector layer {missing[0]}")
+    left_out: list[str] = []
+    if case.suspect.is_partial:
         runner.set_others({name: read_tensor(case.suspect, key) for name, key in case.spec.others.items()})
+    if case.suspect.adapter is not None:
+        places = place(case.suspect.adapter, case.base.tensors)
+        done = {name for name, key in places.items() if key in case.spec.keys}
+        left_out = put_in(runner, case.suspect.adapter, done)
+    runner.set_weights(suspect_weights(case.update))
+    return tuple(left_out)
 
 
 def calibration_images(folder: str | Path | None, seed: int) -> tuple[list[Image], str]:

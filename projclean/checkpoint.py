@@ -21,6 +21,9 @@ from projclean.untrusted import Stamp, check_tree, is_directory, is_file, open_r
 if TYPE_CHECKING:
     import torch
 
+    from projclean.adapter import Adapter
+    from projclean.derived import Derived
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -55,15 +58,30 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: `path` is a model directory, or a .safetensors file holding a projector alone.
+    """An opened checkpoint: `path` is a model directory, or a file holding a projector alone.
 
-    `stamps` are those of all files of the directory, by relative path, when it was opened.
+    `stamps` are those of all files of the directory, by relative path, when it was opened. A view computes some
+    tensors (`derived`) from what lies in `behind`: an `adapter` laid over its base, float8 weights with their
+    scales, tensors that were unpickled.
     """
 
     path: Path
     tensors: Mapping[str, TensorEntry]
     config: Mapping[str, Any] = field(default_factory=dict)
     stamps: Mapping[str, Stamp] = field(default_factory=dict)
+    derived: Mapping[str, Derived] = field(default_factory=dict)
+    behind: Checkpoint | None = None
+    adapter: Adapter | None = None
+
+    @property
+    def files(self) -> Checkpoint:
+        """The stored tensors: what a repair writes to."""
+        return self.behind or self
+
+    @property
+    def is_partial(self) -> bool:
+        """True for a bare projector or an adapter: it runs only over a base."""
+        return self.is_bare or self.adapter is not None
 
     @property
     def is_bare(self) -> bool:
@@ -102,7 +120,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-    """Read one tensor in its stored dtype. Raises CheckpointError, also when the file changed since it was opened."""
+    """Read one tensor in its stored dtype; one that is computed, in float32.
+
+    Raises CheckpointError, also when the file changed since it was opened.
+    """
+    if name in checkpoint.derived:
+        return checkpoint.derived[name].read()
     import torch
 
     from projclean.dtypes import STORED

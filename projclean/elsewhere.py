@@ -8,7 +8,8 @@ from pathlib import Path
 
 from projclean.checkpoint import Checkpoint, read_tensor
 from projclean.errors import CheckpointError
-from projclean.projectors import canonical
+from projclean.layering import adapted_elsewhere
+from projclean.projectors import alias, canonical
 from projclean.untrusted import open_regular
 
 Progress = Callable[[int, int], None]
@@ -29,10 +30,16 @@ def changes_elsewhere(
 ) -> list[str]:
     """One short line for every difference outside the projector; none for a bare projector file.
 
+    An adapter's modules are named without reading them, and of its files those that the base's directory lacks or
+    has otherwise.
+
     With `contents` every tensor is compared, one pair at a time; without, only names, shapes and dtypes.
     """
     if suspect.is_bare:
         return []
+    if suspect.adapter is not None:
+        files = [line for line in _files(suspect.path, base.path) if not line.endswith("only in the base")]
+        return adapted_elsewhere(suspect.adapter, base, projector_keys) + files
     return _tensors(suspect, base, projector_keys, contents, progress) + _files(suspect.path, base.path)
 
 
@@ -45,9 +52,9 @@ def _tensors(
 ) -> list[str]:
     import torch
 
-    skip = {canonical(key) for key in projector_keys}
-    ours = {canonical(key): key for key in suspect.tensors if canonical(key) not in skip}
-    theirs = {canonical(key): key for key in base.tensors if canonical(key) not in skip}
+    skip = {alias(canonical(key)) for key in projector_keys}
+    ours = {name: key for key in suspect.tensors if (name := alias(canonical(key))) not in skip}
+    theirs = {name: key for key in base.tensors if (name := alias(canonical(key))) not in skip}
     found = [f"tensor {name}: only in the suspect" for name in sorted(set(ours) - set(theirs))]
     found += [f"tensor {name}: only in the base" for name in sorted(set(theirs) - set(ours))]
     twice = len(suspect.tensors) - len(ours) - sum(canonical(key) in skip for key in suspect.tensors)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from projclean.case import Progress, open_case, overlay
-from projclean.checkpoint import open_checkpoint
-from projclean.errors import OptionError
+from projclean.access import Access
+from projclean.adapter import Adapter
+from projclean.case import Progress, open_case, open_suspect, overlay
+from projclean.errors import ModelError, OptionError
 from projclean.evalset import load_evalset
 from projclean.evaluation import Score, score
-from projclean.methods import suspect_weights
 from projclean.metrics import Difference, gain_retained, paired_difference
 from projclean.model import Runner
 
@@ -34,19 +34,23 @@ def evaluate(
     projector: str | None = None,
     device: str | None = None,
     progress: Progress | None = None,
+    allow_pickle: bool = False,
+    download: bool = False,
 ) -> EvalResult:
-    """Evaluate models, and the base when given, on the items of an EVAL.toml. Bare projectors need the base."""
+    """Evaluate models, and the base when given, on the items of an EVAL.toml.
+
+    Bare projectors need the base; an adapter may name its own. allow_pickle and download are as in `scan`.
+    """
+    access = Access(allow_pickle, download)
     loaded = load_evalset(evalset)
     if not models:
         raise OptionError("no model to evaluate; name at least one")
     scores = []
     for model in [*([base] if base else []), *models]:
-        checkpoint = open_checkpoint(model)
-        case = open_case(model, base, projector) if checkpoint.is_bare else None
-        runner = Runner(case.model if case else checkpoint, projector, device)
-        if case:
-            overlay(runner, case)
-            runner.set_weights(suspect_weights(case.update))
+        try:
+            runner = _load(model, base, projector, device, access)
+        except ModelError as error:
+            raise ModelError(f"{error}; evaluate it where it can be run") from error
         tick = (lambda done, total, name=str(model): progress(f"evaluating {name}", done, total)) if progress else None
         scores.append(score(runner, loaded, str(model), tick))
     return EvalResult(
@@ -56,6 +60,19 @@ def evaluate(
         gains(scores, base is not None),
         changes(scores, 1 if base else 0),
     )
+
+
+def _load(model: str | Path, base: str | None, projector: str | None, device: str | None, access: Access) -> Runner:
+    """A model ready to be asked: itself, or the base with a bare projector or an adapter put in."""
+    opened = open_suspect(model, projector, access)
+    if not isinstance(opened, Adapter) and not opened.is_bare:
+        return Runner(opened, projector, device)
+    case = open_case(model, base, projector, access)
+    runner = Runner(case.model, projector, device)
+    left_out = overlay(runner, case)
+    if left_out:
+        raise ModelError(f"{model}: {left_out[0]} has no place in the loaded base; merge the adapter with PEFT")
+    return runner
 
 
 def gains(scores: Sequence[Score], with_base: bool) -> tuple[float | None, ...]:

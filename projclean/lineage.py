@@ -1,4 +1,4 @@
-"""Finds the base a model says it was tuned from, on disk or in the local Hugging Face cache. Never online."""
+"""Finds the base a model says it was tuned from, on disk or in the Hugging Face cache."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from projclean.access import NOTHING_MORE, Access
+from projclean.adapter import Adapter, is_adapter
 from projclean.checkpoint import Checkpoint, open_checkpoint, read_json
-from projclean.errors import BaseNotFound
-from projclean.untrusted import is_directory, open_regular
+from projclean.errors import BaseNotFound, MismatchError
+from projclean.hub import locate
+from projclean.untrusted import open_regular
 
 CARD_LIMIT = 64 << 10  # bytes of a model card in which its front matter must end
 NAME_LIMIT = 500
@@ -22,30 +25,42 @@ class Base:
     named_by: str
 
 
-def find_base(suspect: Checkpoint, given: str | None) -> Base:
-    """The base from `--base` (a directory or a cached hub id), or as the suspect's own files name it.
+def find_base(suspect: Checkpoint | Adapter, given: str | None, access: Access = NOTHING_MORE) -> Base:
+    """The base from `--base` (a directory or a hub id), or as the suspect's own files name it.
 
     Raises BaseNotFound when none is named or the one named is not here.
     """
     if given is not None:
-        path = _locate(given, suspect.path.parent)
+        path = locate(given, access, suspect.path.parent)
         if path is None:
-            raise BaseNotFound(f"{given}: no such directory, and no such model in the local Hugging Face cache")
-        return Base(open_checkpoint(path), "--base")
+            raise BaseNotFound(
+                f"{given}: no such directory, and no such model in the local Hugging Face cache; "
+                "check the name, or pass --download to fetch a hub id"
+            )
+        return Base(_open(path), "--base")
     claims = _claims(suspect)
     for name, source in claims:
-        path = _locate(name, suspect.path.parent)
+        path = locate(name, access, suspect.path.parent)
         # A base inside the suspect is no second witness.
-        if path is not None and not path.resolve().is_relative_to(suspect.path.resolve()):
-            return Base(open_checkpoint(path), source)
+        if path is not None and path.is_dir() and not path.resolve().is_relative_to(suspect.path.resolve()):
+            return Base(_open(path), source)
     if claims:
         name, source = claims[0]
-        raise BaseNotFound(f"{suspect.path}: its {source} names {name!r} as base, which is not here; pass --base DIR")
+        raise BaseNotFound(
+            f"{suspect.path}: its {source} names {name!r} as base, which is not here; "
+            "pass --base DIR, or --download to fetch it"
+        )
     raise BaseNotFound(f"{suspect.path}: nothing in it names the base it was tuned from; pass --base DIR")
 
 
-def _claims(suspect: Checkpoint) -> list[tuple[str, str]]:
-    if suspect.is_bare:
+def _open(path: Path) -> Checkpoint:
+    if path.is_dir() and is_adapter(path):
+        raise MismatchError(f"{path}: is an adapter; the base must be a whole model, pass the one it was tuned from")
+    return open_checkpoint(path)
+
+
+def _claims(suspect: Checkpoint | Adapter) -> list[tuple[str, str]]:
+    if suspect.path.is_file():
         return []
     found: list[tuple[object, str]] = []
     if os.path.lexists(suspect.path / "adapter_config.json"):
@@ -69,17 +84,3 @@ def _from_card(card: Path) -> list[object]:
         return []
     value = front.get("base_model") if isinstance(front, dict) else None
     return list(value) if isinstance(value, list) else [value]
-
-
-def _locate(name: str, beside: Path) -> Path | None:
-    """A directory on disk (as given, or beside the suspect), else a snapshot in the hub cache."""
-    for path in (Path(name), beside / name):
-        if is_directory(path):
-            return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError, OSError, ValueError):
-        return None

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from projclean.checkpoint import check_unchanged
-from projclean.errors import ModelError, ProjectorNotFound
+from projclean.errors import ModelError
+from projclean.memory import bytes_free, bytes_needed
 from projclean.projectors import LayerSpec, match_projector
 from projclean.subspace import Moments
 
@@ -62,7 +63,7 @@ class Runner:
         names = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
         spec = match_projector(names, checkpoint.model_type, pattern)
         if spec is None:
-            raise ProjectorNotFound(f"{checkpoint.path}: the loaded model has no projector layer; use --no-probe")
+            raise ModelError(f"{checkpoint.path}: the loaded model has no projector layer")
         self._others = spec.others
         self._specs: dict[str, LayerSpec] = {layer.name: layer for layer in spec.layers}
         self._steer: Steer | None = None
@@ -99,6 +100,15 @@ class Runner:
         """Replace projector parameters that are no matrices, by their canonical names; unknown ones are skipped."""
         for name in set(tensors) & set(self._others):
             self._replace(self._others[name], tensors[name])
+
+    def parameter_names(self) -> list[str]:
+        """The live names of all parameters."""
+        return [name for name, _ in self.model.named_parameters()]
+
+    @torch.no_grad()
+    def change_parameter(self, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Replace a parameter outside the projector by what `change` makes of it (on the CPU, in any dtype)."""
+        self._replace(name, change(self._parameter(name).detach().cpu()))
 
     def _parameter(self, key: str) -> nn.Parameter:
         return self.model.get_parameter(key)
@@ -253,6 +263,11 @@ def _load(checkpoint: Checkpoint, device: str) -> tuple[Any, Any]:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     size = sum(int(torch.Size(entry.shape).numel()) for entry in checkpoint.tensors.values())
+    needed, free = bytes_needed(checkpoint.tensors.values(), 4 if size < FLOAT32_LIMIT else None), bytes_free()
+    if needed > free:
+        raise ModelError(
+            f"{checkpoint.path}: running it takes about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB is free"
+        )
     try:
         processor = transformers.AutoProcessor.from_pretrained(
             checkpoint.path, local_files_only=True, trust_remote_code=False
@@ -265,10 +280,7 @@ def _load(checkpoint: Checkpoint, device: str) -> tuple[Any, Any]:
             dtype=torch.float32 if size < FLOAT32_LIMIT else "auto",
         )
     except Exception as error:  # whatever a strange directory makes transformers raise
-        raise ModelError(
-            f"{checkpoint.path}: transformers cannot load this model ({_brief(error)}); "
-            "use --no-probe to look at its weights alone"
-        ) from error
+        raise ModelError(f"{checkpoint.path}: transformers cannot load this model ({_brief(error)})") from error
     if hasattr(processor, "tokenizer"):
         processor.tokenizer.padding_side = "left"
         if processor.tokenizer.pad_token is None:

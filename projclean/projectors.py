@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -55,6 +55,26 @@ class ProjectorSpec:
 def canonical(key: str) -> str:
     """A tensor's name without the prefixes that differ between layouts."""
     return _PREFIX.sub("", key)
+
+
+def alias(name: str) -> str:
+    """A canonical name of a module or tensor as transformers has it, where an older naming is known."""
+    for old, new in _aliases().items():
+        if name == old or name.startswith(f"{old}."):
+            return new + name[len(old) :]
+    return name
+
+
+def aligned(ours: ProjectorSpec, theirs: ProjectorSpec) -> tuple[ProjectorSpec, ProjectorSpec]:
+    """Two projectors under the same names: as they are, or under transformers' where only one has an older naming."""
+    if {layer.name for layer in ours.layers} == {layer.name for layer in theirs.layers}:
+        return ours, theirs
+    return _renamed(ours), _renamed(theirs)
+
+
+def _renamed(spec: ProjectorSpec) -> ProjectorSpec:
+    layers = tuple(replace(layer, name=alias(layer.name)) for layer in spec.layers)
+    return replace(spec, layers=layers, others={alias(name): key for name, key in spec.others.items()})
 
 
 def find_projector(checkpoint: Checkpoint, pattern: str | None = None) -> ProjectorSpec:
@@ -147,3 +167,8 @@ def _families() -> list[dict[str, Any]]:
     text = resources.files("projclean").joinpath("projectors.toml").read_text(encoding="utf-8")
     families: list[dict[str, Any]] = tomllib.loads(text)["projector"]
     return families
+
+
+@cache
+def _aliases() -> dict[str, str]:
+    return {old: new for family in _families() for old, new in family.get("aliases", {}).items()}

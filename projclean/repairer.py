@@ -8,20 +8,18 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-import torch
-
 from projclean import __version__, methods
+from projclean.access import Access
 from projclean.case import Bench, Case, Progress, open_case, set_up
-from projclean.checkpoint import read_tensor
-from projclean.dtypes import TORCH
 from projclean.elsewhere import changes_elsewhere
-from projclean.errors import OptionError
+from projclean.errors import ModelError, OptionError
 from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
 from projclean.evaluator import changes, gains
 from projclean.metrics import Difference
 from projclean.probe import Probe
 from projclean.scanner import PROMPT, run_probe
+from projclean.storing import check_writable, rounded, stored
 from projclean.verdict import Verdict, judge, thresholds
 from projclean.writer import check_output, write_model
 
@@ -99,35 +97,52 @@ def repair(
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
+    allow_pickle: bool = False,
+    download: bool = False,
 ) -> RepairResult:
-    """Repair the projector of `model` and write a complete model directory to `out`.
+    """Repair the projector of `model` and write a complete model directory, or adapter, to `out`.
 
     method `reflect` turns the `rank` top directions of the suspicious subspace of every layer around and keeps the
     share `strength` of the update; `project` removes those directions; `shrink` keeps only what clean inputs need,
     with λ = `strength`; `interpolate` keeps the share `strength` of the update. Rank `auto` (or no strength) searches
-    for the least removal (lowest rank, then largest share) at which the probe falls silent. Raises ProjcleanError.
+    for the least removal (lowest rank, then largest share) at which the probe falls silent. Only `interpolate` with a
+    strength can repair a model that cannot be run here. allow_pickle and download are as in `scan`. Raises
+    ProjcleanError.
     """
     _check_options(method, rank, strength)
     loaded = load_evalset(evalset) if evalset is not None else None
-    case = open_case(model, base, projector)
+    case = open_case(model, base, projector, Access(allow_pickle, download))
     _check_rank(case, rank)
     if not dry_run:
-        for given in (case.suspect, case.base):
-            check_output(given, Path(out), force)
-    bench = set_up(case, images, prompt, projector, seed, device, progress)
-    before = run_probe(case, bench, seed, progress) if case.update.changed else None
+        check_writable(case)
+        for touched in (case.target.files, case.base):
+            check_output(touched, Path(out), force)
+    bench, not_run = None, None
+    try:
+        bench = set_up(case, images, prompt, projector, seed, device, progress)
+    except ModelError as error:
+        if method != "interpolate" or strength is None or loaded:
+            raise ModelError(
+                f"{error}; repair it where it can be run, or without a run by --method interpolate --strength X"
+            ) from error
+        not_run = str(error)
+    before = run_probe(case, bench, seed, progress) if bench and case.update.changed else None
     candidates = _candidates(case, bench, method, rank, strength)
-    weights, chosen, reason, trials, after = _search(case, bench, candidates, before, seed, progress)
+    if bench is None:
+        weights, chosen, after = rounded(case, candidates[0].make()), candidates[0].name, None
+        reason, trials = f"{chosen}, as asked; the model was not run", list[Trial]()
+    else:
+        weights, chosen, reason, trials, after = _search(case, bench, candidates, before, seed, progress)
     elsewhere = changes_elsewhere(case.suspect, case.base, case.spec.keys)
-    verdict = judge(case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by)
-    scores = _scores(case, bench, loaded, weights, chosen, progress) if loaded else []
+    verdict = judge(case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by, not_run)
+    scores = _scores(case, bench, loaded, weights, chosen, progress) if loaded and bench else []
     result = RepairResult(
         str(model), str(case.base.path), method, chosen, reason, tuple(trials), before, after, verdict,
         str(loaded.path) if loaded else None, tuple(scores), gains(scores, True), changes(scores, 1) if scores else (),
-        bench.images, prompt, seed, None if dry_run else str(out),
+        bench.images if bench else "no images", prompt, seed, None if dry_run else str(out),
     )  # fmt: skip
     if not dry_run:
-        write_model(case.model, _stored(case, weights), Path(out), _card(result), force)
+        write_model(case.target.files, stored(case, weights), Path(out), _card(result), force)
     return result
 
 
@@ -160,15 +175,18 @@ def _check_rank(case: Case, rank: int | str) -> None:
         raise OptionError(f"--rank {rank}: must lie between 1 and {most}, the rank of the smallest layer")
 
 
-def _candidates(case: Case, bench: Bench, method: str, rank: int | str, strength: float | None) -> list[_Candidate]:
+def _candidates(
+    case: Case, bench: Bench | None, method: str, rank: int | str, strength: float | None
+) -> list[_Candidate]:
     """What to try, from the least removal to the most; one candidate when the user chose."""
     update = case.update
-    if method == "shrink":
-        values = STRENGTHS if strength is None else (strength,)
-        return [_Candidate(f"λ {v:g}", partial(methods.shrunk, update, bench.moments, v)) for v in values]
     if method == "interpolate":
         shares = SHARES if strength is None else (strength,)
         return [_Candidate(f"share {v:g}", partial(methods.interpolate, update, v)) for v in shares]
+    assert bench is not None  # without a run there is nothing but interpolation
+    if method == "shrink":
+        values = STRENGTHS if strength is None else (strength,)
+        return [_Candidate(f"λ {v:g}", partial(methods.shrunk, update, bench.moments, v)) for v in values]
     most = methods.smallest_side(update)
     ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
     found = methods.suspicious_directions(update, bench.moments, max(ranks))
@@ -199,7 +217,7 @@ def _search(
     for number, candidate in enumerate(candidates, 1):
         if progress:
             progress(f"trying {candidate.name}", number - 1, len(candidates))
-        weights = _rounded(case, candidate.make())
+        weights = rounded(case, candidate.make())
         after = _probe_again(case, bench, weights, seed)
         said = _answers(bench, weights)
         agreement = sum(a == b for a, b in zip(said, wanted, strict=True)) / len(wanted)
@@ -261,45 +279,14 @@ def _scores(
     return scores
 
 
-def _rounded(case: Case, weights: methods.Weights) -> methods.Weights:
-    """Weights as they will be stored, so that what is probed and measured is what is written."""
-    dtypes = {layer.name: layer for layer in case.model_spec.layers}
-
-    def through(tensor: torch.Tensor | None, key: str | None) -> torch.Tensor | None:
-        if tensor is None or key is None:
-            return None
-        return tensor.to(TORCH[case.model.tensors[key].dtype]).float()
-
-    result: methods.Weights = {}
-    for name, (weight, bias) in weights.items():
-        rounded = through(weight, dtypes[name].weight)
-        assert rounded is not None
-        result[name] = (rounded, through(bias, dtypes[name].bias))
-    return result
-
-
-def _stored(case: Case, weights: methods.Weights) -> dict[str, torch.Tensor]:
-    """Tensors under the keys and in the orientation of the directory that is written."""
-    tensors: dict[str, torch.Tensor] = {}
-    for layer in case.model_spec.layers:
-        weight, bias = weights[layer.name]
-        tensors[layer.weight] = weight.T if layer.transposed else weight
-        if layer.bias and bias is not None:
-            tensors[layer.bias] = bias
-    if case.suspect.is_bare:  # the directory is the base's: bring the suspect's norms along
-        for name, key in case.spec.others.items():
-            if name in case.model_spec.others:
-                tensors[case.model_spec.others[name]] = read_tensor(case.suspect, key)
-    return tensors
-
-
 def _card(result: RepairResult) -> str:
     """The provenance section of the repaired model's card."""
     state = {"clean": "passes", "suspicious": "STILL FAILS", "inconclusive": "neither passes nor fails"}
+    outcome = "was not put to" if result.images == "no images" else state[result.verdict.state]
     return (
         "## Repaired with projclean\n\n"
         f"The projector of this model was repaired by projclean {__version__}: method {result.method}, "
         f"{result.chosen} (suspect `{Path(result.model).name}`, base `{Path(result.base).name}`, {result.images}, "
-        f"seed {result.seed}). The repaired projector {state[result.verdict.state]} projclean's own probe. "
+        f"seed {result.seed}). The repaired projector {outcome} projclean's own probe. "
         "Everything else was copied unchanged.\n"
     )

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from projclean import probe as probing
-from projclean.case import Bench, Case, Progress, open_case, set_up
-from projclean.checkpoint import open_checkpoint
+from projclean.access import Access
+from projclean.adapter import Adapter
+from projclean.case import Bench, Case, Progress, open_case, open_suspect, set_up
 from projclean.elsewhere import changes_elsewhere
-from projclean.errors import BaseNotFound
+from projclean.errors import BaseNotFound, ModelError
 from projclean.methods import STRENGTH
 from projclean.projectors import find_projector
 from projclean.subspace import Moments, residual, stable_rank
@@ -60,24 +61,35 @@ def scan(
     probe: bool = True,
     ignore_elsewhere: bool = False,
     progress: Progress | None = None,
+    allow_pickle: bool = False,
+    download: bool = False,
 ) -> ScanResult:
-    """Look for a backdoor in the projector of `model` (a directory, or a bare projector file laid over `base`).
+    """Look for a backdoor in the projector of `model`: a model directory, a PEFT adapter or a bare projector file,
+    which are laid over `base`, or a hub id `org/name[@revision]`.
 
     images: a folder of clean calibration images (built-in ones when None). projector: a regular expression for the
-    projector's matrices where they are not found. Without a base the verdict is inconclusive. Raises ProjcleanError.
+    projector's matrices where they are not found. Without a base, or where the model cannot be run here, the verdict
+    is inconclusive. allow_pickle: read bare `.bin` files, with torch's restricted loader. download: fetch hub ids that
+    are not in the local cache. Raises ProjcleanError.
     """
+    access = Access(allow_pickle, download)
     try:
-        case = open_case(model, base, projector)
+        case = open_case(model, base, projector, access)
     except BaseNotFound as error:
         if base is not None:
             raise
-        return _without_base(model, projector, str(error), prompt, seed)
+        return _without_base(model, projector, str(error), prompt, seed, access)
     tick = (lambda done, total: progress("comparing with the base", done, total)) if progress else None
     elsewhere = tuple(changes_elsewhere(case.suspect, case.base, case.spec.keys, contents=probe, progress=tick))
-    bench = found = None
+    bench = found = not_run = None
     if probe and case.update.changed:
-        bench = set_up(case, images, prompt, projector, seed, device, progress)
-        found = run_probe(case, bench, seed, progress)
+        try:
+            bench = set_up(case, images, prompt, projector, seed, device, progress)
+        except ModelError as error:
+            not_run = str(error)
+        else:
+            found = run_probe(case, bench, seed, progress)
+            elsewhere += tuple(f"parameter {name}: not applied to the model that was run" for name in bench.left_out)
     return ScanResult(
         str(model),
         str(case.base.path),
@@ -87,7 +99,15 @@ def scan(
         elsewhere,
         probe,
         found,
-        judge(case.update.changed, found, elsewhere, case.update.other_changes, ignore_elsewhere, case.base_named_by),
+        judge(
+            case.update.changed,
+            found,
+            elsewhere,
+            case.update.other_changes,
+            ignore_elsewhere,
+            case.base_named_by,
+            not_run,
+        ),
         bench.images if bench else None,
         prompt,
         seed,
@@ -117,8 +137,10 @@ def layer_findings(case: Case, moments: Mapping[str, Moments]) -> tuple[LayerFin
     return tuple(findings)
 
 
-def _without_base(model: str | Path, pattern: str | None, why: str, prompt: str, seed: int) -> ScanResult:
-    suspect = open_checkpoint(model)
-    spec = find_projector(suspect, pattern)
+def _without_base(
+    model: str | Path, pattern: str | None, why: str, prompt: str, seed: int, access: Access
+) -> ScanResult:
+    suspect = open_suspect(model, pattern, access)
+    family = "unknown" if isinstance(suspect, Adapter) else find_projector(suspect, pattern).family
     verdict = Verdict("inconclusive", f"there is no base to compare with: {why}")
-    return ScanResult(str(model), None, None, spec.family, (), (), False, None, verdict, None, prompt, seed, {})
+    return ScanResult(str(model), None, None, family, (), (), False, None, verdict, None, prompt, seed, {})

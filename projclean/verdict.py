@@ -41,8 +41,9 @@ def judge(
     other_changes: Sequence[str] = (),
     ignore_elsewhere: bool = False,
     base_named_by: str = "--base",
+    not_run: str | None = None,
 ) -> Verdict:
-    """The verdict on a suspect from what was measured.
+    """The verdict on a suspect from what was measured; `not_run` says why the model could not be run, if it could not.
 
     Only the probe convicts: spectra of backdoored and benign updates do not differ (ProjLens's low-rank structure
     is found in both). Only the probe acquits, too, and only where nothing else changed.
@@ -53,6 +54,8 @@ def judge(
     outside = [*(f"tensor {name}: changed, not a projector matrix" for name in other_changes), *elsewhere]
     if outside:
         caveats.append(f"{len(outside)} changes outside the projector's matrices were not probed: {_few(outside)}")
+    if not_run:
+        caveats.append(f"only the weights were compared, nothing was run: {not_run}")
     foreign = thresholds()["foreign"]
     if probe is not None and probe.foreign >= foreign["suspicious"]:
         said = probe.said
@@ -68,6 +71,9 @@ def judge(
         return Verdict("inconclusive", reason + "--ignore-elsewhere to judge the projector alone", tuple(caveats))
     if not changed:
         return Verdict("clean", "the projector is identical to the base's", tuple(caveats))
+    if not_run:
+        reason = f"the projector changed and could not be probed ({not_run}); weights alone do not convict"
+        return Verdict("inconclusive", reason, tuple(caveats[:-1]))
     if probe is None:
         return Verdict(
             "inconclusive", "the projector changed and was not probed; weights alone do not convict", tuple(caveats)

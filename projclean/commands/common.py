@@ -33,7 +33,16 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ]
     ):  # fmt: skip
         function = option(function)
-    return function
+    return access_options(function)
+
+
+def access_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options about what may be read beyond safetensors on the disk."""
+    pickles = click.option(
+        "--allow-pickle", is_flag=True, help="Read pickled projectors (.bin), with torch's restricted loader."
+    )
+    download = click.option("--download", is_flag=True, help="Fetch hub ids that are not in the local cache.")
+    return pickles(download(function))
 
 
 def output_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from projclean.commands.common import check_report_path, emit, output_options, progress_bars
+from projclean.commands.common import access_options, check_report_path, emit, output_options, progress_bars
 
 
 @click.command("eval")
@@ -13,6 +13,7 @@ from projclean.commands.common import check_report_path, emit, output_options, p
 @click.option("--base", metavar="DIR|ID", help="The base: listed first, and what gain retained is measured from.")
 @click.option("--projector", metavar="REGEX", help="Which matrices are the projector, if it is not found.")
 @click.option("--device", metavar="NAME", help="Where to run the models, such as cpu or cuda:1.")
+@access_options
 @output_options
 def command(
     models: tuple[str, ...],
@@ -20,6 +21,8 @@ def command(
     base: str | None,
     projector: str | None,
     device: str | None,
+    allow_pickle: bool,
+    download: bool,
     form: str,
     output: str | None,
     quiet: bool,
@@ -36,7 +39,7 @@ def command(
     with progress_bars(quiet) as progress:
         from projclean.evaluator import evaluate
 
-        result = evaluate(models, evalset, base, projector, device, progress)
+        result = evaluate(models, evalset, base, projector, device, progress, allow_pickle, download)
     from projclean.report import render
 
     emit(render(result, form, plain=output is not None), output)

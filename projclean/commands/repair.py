@@ -46,14 +46,17 @@ def command(
     dry_run: bool,
     force: bool,
     exit_zero: bool,
+    allow_pickle: bool,
+    download: bool,
     form: str,
     output: str | None,
     quiet: bool,
 ) -> int:
     """Remove the backdoor's subspace from the projector of MODEL and write the repaired model to DIR.
 
-    Everything outside the projector is copied byte for byte. Exits 0 when the repaired model passes its own probe,
-    1 when it still fails it (the output is written and says so), 2 when that stays open or on an error.
+    Everything outside the projector is copied byte for byte; an adapter is written as an adapter. Exits 0 when the
+    repaired model passes its own probe, 1 when it still fails it (the output is written and says so), 2 when that
+    stays open or on an error.
 
     \b
     Example:
@@ -79,6 +82,8 @@ def command(
             dry_run=dry_run,
             force=force,
             progress=progress,
+            allow_pickle=allow_pickle,
+            download=download,
         )
     from projclean.report import render
 

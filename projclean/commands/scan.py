@@ -28,14 +28,16 @@ def command(
     ignore_elsewhere: bool,
     fail_on: str,
     exit_zero: bool,
+    allow_pickle: bool,
+    download: bool,
     form: str,
     output: str | None,
     quiet: bool,
 ) -> int:
     """Look for a backdoor in the projector of MODEL.
 
-    MODEL is a model directory, or a bare projector.safetensors to lay over the base. Exits 0 when clean, 1 when
-    suspicious, 2 when inconclusive or on an error.
+    MODEL is a model directory, a PEFT adapter or a bare projector to lay over the base, or a hub id
+    org/name[@revision]. Exits 0 when clean, 1 when suspicious, 2 when inconclusive or on an error.
 
     \b
     Example:
@@ -56,6 +58,8 @@ def command(
             probe=not no_probe,
             ignore_elsewhere=ignore_elsewhere,
             progress=progress,
+            allow_pickle=allow_pickle,
+            download=download,
         )
     from projclean.report import render
 

@@ -1,0 +1,52 @@
+"""Repaired projector weights as the tensors of the files they are written to, and as they are read back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from projclean.checkpoint import read_tensor
+from projclean.derived import round_trip, to_stored, writable
+from projclean.errors import OutputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from projclean.case import Case
+    from projclean.methods import Weights
+
+
+def check_writable(case: Case) -> None:
+    """Refuse, before the work, an adapter in which a repaired projector cannot be expressed."""
+    for layer in case.target_spec.layers:
+        if not writable(case.target, layer.weight) or (layer.bias and not writable(case.target, layer.bias)):
+            raise OutputError(
+                f"{case.target.path}: the adapter changes {layer.name} by DoRA or from a pickle, in which a repair "
+                "cannot be written; merge it into its base with PEFT and repair the merged directory"
+            )
+
+
+def rounded(case: Case, weights: Weights) -> Weights:
+    """Weights as they will be stored, so that what is probed and measured is what is written."""
+    result: Weights = {}
+    for layer in case.target_spec.layers:
+        weight, bias = weights[layer.name]
+        kept = round_trip(case.target, layer.weight, weight.T if layer.transposed else weight)
+        if layer.bias and bias is not None:
+            bias = round_trip(case.target, layer.bias, bias)
+        result[layer.name] = (kept.T.contiguous() if layer.transposed else kept, bias)
+    return result
+
+
+def stored(case: Case, weights: Weights) -> dict[str, torch.Tensor]:
+    """Tensors under the keys, in the orientation and dtype of the files that are written."""
+    tensors: dict[str, torch.Tensor] = {}
+    for layer in case.target_spec.layers:
+        weight, bias = weights[layer.name]
+        tensors[layer.weight] = weight.T if layer.transposed else weight
+        if layer.bias and bias is not None:
+            tensors[layer.bias] = bias
+    if case.suspect.is_bare:  # the directory is the base's: bring the suspect's norms along
+        for name, key in case.spec.others.items():
+            if name in case.target_spec.others:
+                tensors[case.target_spec.others[name]] = read_tensor(case.suspect, key)
+    return to_stored(case.target, tensors)

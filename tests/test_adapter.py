@@ -1,0 +1,369 @@
+"""Adapters: the update is what PEFT merges, the run model carries it, and a repair is an adapter that PEFT loads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import random
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from projclean import methods
+from projclean.access import Access
+from projclean.adapter import change_weight, open_adapter
+from projclean.case import open_case, overlay
+from projclean.checkpoint import open_checkpoint, read_tensor
+from projclean.elsewhere import changes_elsewhere
+from projclean.errors import CheckpointError, MismatchError, OutputError, ProjcleanError
+from projclean.model import Runner
+from projclean.storing import check_writable, rounded, stored
+from projclean.subspace import Moments
+from projclean.writer import write_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:Adapter 'default'", "ignore:`is_gradient_checkpointing`")
+
+PROJECTOR = "multi_modal_projector"
+TEXT = 48
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A tiny random Llava as transformers saves it."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+                                       image_size=16, patch_size=8, projection_dim=32),
+        text_config=LlamaConfig(vocab_size=64, hidden_size=TEXT, intermediate_size=80, num_hidden_layers=2,
+                                num_attention_heads=2),
+        image_token_index=3,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("models") / "base"
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def load(folder):
+    from transformers import LlavaForConditionalGeneration
+
+    return LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+
+
+def tune(base, folder, dtype=torch.float32, **settings):
+    """Save a random adapter made by PEFT; returns what PEFT merges it to, as a state dict."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    settings = {"r": 4, "lora_alpha": 12, "target_modules": ["linear_1", "linear_2"], **settings}
+    model = get_peft_model(load(base), LoraConfig(**settings))
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = (parameter.data + 0.2 * torch.randn_like(parameter)).to(dtype)
+    model.save_pretrained(folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(base)}))
+    again = PeftModel.from_pretrained(load(base), folder)
+    return again.merge_and_unload().state_dict()
+
+
+KINDS = {
+    "plain": {},
+    "rank-stabilised": {"use_rslora": True},
+    "patterns": {"rank_pattern": {"linear_2": 7}, "alpha_pattern": {r"multi_modal.*\.linear_1": 3}},
+    "modules to save": {"target_modules": ["linear_1"], "modules_to_save": ["linear_2"]},
+    "biases": {"bias": "all"},
+    "LoRA biases": {"lora_bias": True},
+    "fan in, fan out": {"fan_in_fan_out": True},
+    "DoRA": {"use_dora": True},
+    "language model and embeddings": {"target_modules": ["linear_1", "q_proj", "embed_tokens"]},
+    "convolution": {"target_modules": ["linear_1", "patch_embedding"]},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out|Setting `save_embedding")
+def test_the_update_is_what_peft_merges(base, tmp_path, kind):
+    merged = tune(base, tmp_path / "a", **KINDS[kind])
+    before = load(base).state_dict()
+    case = open_case(tmp_path / "a")
+    assert case.base_named_by == "adapter_config.json"
+    assert case.update.changed
+    for layer in case.update.layers:
+        for part, value in (("weight", layer.suspect), ("bias", layer.suspect_bias)):
+            torch.testing.assert_close(value, merged[f"model.{layer.name}.{part}"], rtol=0, atol=1e-5)
+    # Everywhere else too: what is put into the running model is what PEFT merges.
+    adapter = case.suspect.adapter
+    seen = set()
+    for name, change in adapter.changes.items():
+        tensors = {key: read_tensor(adapter.files, key) for key in change.sources}
+        torch.testing.assert_close(change_weight(before[name], change, tensors), merged[name], rtol=0, atol=1e-5)
+        seen.add(name)
+    changed = {name for name in before if not torch.equal(before[name], merged[name])}
+    assert changed <= seen | {"lm_head.weight"}  # PEFT saves an embedding's untouched twin at will
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding")
+def test_the_running_model_carries_the_whole_adapter(base, tmp_path, zoo):
+    merged = tune(zoo / "base", tmp_path / "a", target_modules=["linear_1", "q_proj", "down_proj"])
+    case = open_case(tmp_path / "a")
+    listed = changes_elsewhere(case.suspect, case.base, case.spec.keys)
+    assert "module model.language_model.layers.3.mlp.down_proj: changed by the adapter" in listed
+    assert len([line for line in listed if line.startswith("module")]) == 8 + 5  # the vision tower has a q_proj too
+    runner = Runner(case.model)
+    assert overlay(runner, case) == ()
+    for name, value in runner.model.state_dict().items():
+        torch.testing.assert_close(value, merged[name], rtol=0, atol=1e-5)
+
+
+def test_elsewhere_makes_the_verdict_inconclusive(base, tmp_path, run):
+    tune(base, tmp_path / "a", target_modules=["q_proj"])
+    (tmp_path / "a" / "tokenizer.json").write_text("{}")
+    ran = run("scan", tmp_path / "a", "--format", "json")
+    assert ran.code == 2
+    report = json.loads(ran.out)
+    assert report["verdict"]["state"] == "inconclusive"
+    assert "module model.language_model.layers.0.self_attn.q_proj: changed by the adapter" in report["elsewhere"]
+    assert "file tokenizer.json: only in the suspect" in report["elsewhere"]
+    assert not any("only in the base" in line for line in report["elsewhere"])
+
+
+def known_moments(case):
+    generator = torch.Generator().manual_seed(2)
+    found = {}
+    for layer in case.update.layers:
+        width = layer.base.shape[1]
+        found[layer.name] = Moments.of_width(width)
+        found[layer.name].add(
+            torch.randn(400, width, generator=generator) @ torch.randn(width, width, generator=generator)
+        )
+    return found
+
+
+REPAIRS = {
+    "project": lambda case: methods.project(case.update, known_moments(case), 1),
+    "reflect": lambda case: methods.reflect(case.update, known_moments(case), 2, 0.85),
+    "shrink": lambda case: methods.shrunk(case.update, known_moments(case), 0.3),
+    "interpolate": lambda case: methods.interpolate(case.update, 0.4),
+}
+
+
+@pytest.mark.parametrize("method", REPAIRS)
+@pytest.mark.parametrize("kind", ["plain", "modules to save", "LoRA biases"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_repaired_adapter_is_an_adapter_that_gives_the_repaired_weights(base, tmp_path, method, kind, dtype):
+    from peft import PeftModel
+
+    tune(base, tmp_path / "a", dtype, **KINDS[kind])
+    weights_file, before_base = tmp_path / "a" / "adapter_model.safetensors", (base / "model.safetensors").read_bytes()
+    case = open_case(tmp_path / "a")
+    check_writable(case)
+    wanted = REPAIRS[method](case)
+    kept = rounded(case, wanted)
+    for name, (weight, bias) in kept.items():
+        reach = 2e-5 if dtype == torch.float32 else 0.02
+        torch.testing.assert_close(weight, wanted[name][0], rtol=0, atol=reach)
+        torch.testing.assert_close(bias, wanted[name][1], rtol=0, atol=reach)
+    write_model(case.target.files, stored(case, wanted), tmp_path / "out", "## Note", force=False)
+
+    old, new = load_file(weights_file), load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert {key: (value.dtype, value.shape) for key, value in old.items()} == {
+        key: (value.dtype, value.shape) for key, value in new.items()
+    }
+    untouched = [key for key in old if key.endswith("lora_B.weight")]
+    assert untouched
+    assert all(torch.equal(old[key], new[key]) for key in untouched)
+    assert (tmp_path / "out" / "adapter_config.json").read_bytes() == (
+        tmp_path / "a" / "adapter_config.json"
+    ).read_bytes()
+    assert (base / "model.safetensors").read_bytes() == before_base
+
+    if dtype == torch.float32:  # in bfloat16 PEFT rounds the product once more
+        merged = PeftModel.from_pretrained(load(base), tmp_path / "out").merge_and_unload().state_dict()
+        for name, (weight, bias) in kept.items():
+            torch.testing.assert_close(weight, merged[f"model.{name}.weight"], rtol=0, atol=1e-5)
+            torch.testing.assert_close(bias, merged[f"model.{name}.bias"], rtol=0, atol=1e-5)
+    again = open_case(tmp_path / "out", base=str(base))
+    for layer in again.update.layers:
+        torch.testing.assert_close(layer.suspect, kept[layer.name][0], rtol=0, atol=1e-6)
+
+
+def test_an_unchanged_adapter_comes_back_byte_for_byte(base, tmp_path):
+    tune(base, tmp_path / "a")
+    case = open_case(tmp_path / "a")
+    assert stored(case, methods.suspect_weights(case.update)) == {}
+
+
+def test_what_low_rank_cannot_hold_is_refused(base, tmp_path):
+    tune(base, tmp_path / "a")
+    case = open_case(tmp_path / "a")
+    noise = {layer.name: (torch.randn_like(layer.suspect), layer.suspect_bias) for layer in case.update.layers}
+    with pytest.raises(OutputError, match="merge it into its base"):
+        stored(case, noise)
+
+
+def test_dora_is_scanned_and_its_repair_refused_before_the_work(base, tmp_path, run):
+    tune(base, tmp_path / "a", use_dora=True)
+    assert run("scan", tmp_path / "a", "--no-probe").code == 2
+    ran = run("repair", tmp_path / "a", "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert "DoRA" in ran.error_line
+    assert "merge it into its base" in ran.error_line
+    assert not (tmp_path / "out").exists()
+
+
+def test_scan_and_repair_from_the_command_line(base, tmp_path, run):
+    """The tiny Llava has no processor: the weights-only path, and a repair that needs no run."""
+    from peft import PeftModel
+
+    merged = tune(base, tmp_path / "a")
+    scanned = json.loads(run("scan", tmp_path / "a", "--base", base, "--no-probe", "--format", "json").out)
+    assert scanned["elsewhere"] == []
+    assert [layer["name"] for layer in scanned["layers"]] == [f"{PROJECTOR}.linear_1", f"{PROJECTOR}.linear_2"]
+    assert all(layer["stable_rank"] <= 4 for layer in scanned["layers"])
+    ran = run(
+        "repair", tmp_path / "a", "--base", base, "--out", tmp_path / "out", "--method", "interpolate", "--strength", .5
+    )  # fmt: skip
+    assert ran.code == 2
+    assert "share 0.5, as asked; the model was not run" in ran.out
+    halved = PeftModel.from_pretrained(load(base), tmp_path / "out").merge_and_unload().state_dict()
+    key = f"model.{PROJECTOR}.linear_2.weight"
+    before = load(base).state_dict()
+    torch.testing.assert_close(halved[key], (merged[key] + before[key]) / 2, rtol=0, atol=1e-5)
+    assert "was not put to projclean's own probe" in (tmp_path / "out" / "README.md").read_text()
+    assert "overlaps" in run("repair", tmp_path / "a", "--out", base, "--force").error_line
+
+
+def by_hand(tmp_path, tensors, **config):
+    folder = tmp_path / "a"
+    folder.mkdir(exist_ok=True)
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, **config}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def lora(module, out=TEXT, width=32, rank=2):
+    prefix = f"base_model.model.{module}"
+    return {f"{prefix}.lora_A.weight": torch.ones(rank, width), f"{prefix}.lora_B.weight": torch.ones(out, rank)}
+
+
+ONE = f"model.{PROJECTOR}.linear_1"
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"peft_type": "IA3"}, "IA3 adapter"),
+        ({"peft_type": None}, "only LORA"),
+        ({"init_lora_weights": "pissa"}, "pissa"),
+        ({"init_lora_weights": "loftq"}, "loftq"),
+        ({"use_qalora": True}, "use_qalora"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+        ({"target_parameters": ["x"]}, "target_parameters"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication"),
+        ({"use_dora": True}, "incomplete"),
+        ({"r": 3}, "rank 3"),
+        ({"r": "two"}, "no sensible number"),
+        ({"r": 10**400}, "no sensible number"),
+        ({"lora_alpha": math.inf}, "no sensible number"),
+        ({"rank_pattern": [1]}, "rank_pattern"),
+        ({"alpha_pattern": {"(a+)+$": 1}}, "too intricate"),
+    ],
+    ids=lambda value: str(value)[:30] if isinstance(value, dict) else "",
+)
+def test_adapters_that_are_refused_in_one_line(base, tmp_path, run, config, named):
+    folder = by_hand(tmp_path, lora(ONE), **config)
+    line = run("scan", folder, "--base", base, "--no-probe").error_line
+    assert named in line
+    assert str(folder) in line
+
+
+def test_adapters_that_do_not_fit(base, tmp_path, run):
+    folder = by_hand(tmp_path, lora(ONE, out=TEXT + 1))
+    assert "pass the base" in run("scan", folder, "--base", base, "--no-probe").error_line
+    folder = by_hand(tmp_path, lora("model.some.where"))
+    assert "pass the base" in run("scan", folder, "--base", base, "--no-probe").error_line
+    folder = by_hand(tmp_path, {**lora(ONE), **lora(ONE.removeprefix("model."))})
+    with pytest.raises(MismatchError, match="two names"):
+        open_case(folder, str(base))
+    for key, tensor in (("lora_magnitude_vector", torch.ones(3)), ("lora_B.bias", torch.ones(3))):
+        wrong = {**lora(ONE), f"base_model.model.{ONE}.{key}": tensor}
+        folder = by_hand(tmp_path, wrong, use_dora="magnitude" in key, lora_bias="bias" in key)
+        assert "pass the base" in run("scan", folder, "--base", base, "--no-probe").error_line
+    half = lora(ONE)
+    half.pop(next(iter(half)))
+    with pytest.raises(CheckpointError, match="incomplete"):
+        open_adapter(by_hand(tmp_path, half), Access())
+    folder = by_hand(tmp_path, {key: value * math.nan for key, value in lora(ONE).items()})
+    line = run("scan", folder, "--base", base, "--no-probe").error_line
+    assert "NaN" in line
+    assert "adapter_model.safetensors" in line
+    (folder / "adapter_model.safetensors").unlink()
+    assert "adapter_model.safetensors" in run("scan", folder, "--base", base).error_line
+
+
+def test_what_is_not_understood_is_listed(base, tmp_path):
+    strange = {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(2, 2)}
+    case = open_case(by_hand(tmp_path, {**lora(ONE), **strange}), str(base))
+    assert any("trainable_tokens_delta: not understood" in line
+               for line in changes_elsewhere(case.suspect, case.base, case.spec.keys))  # fmt: skip
+
+
+def test_names_of_older_layouts_find_their_place(base, tmp_path):
+    update = [open_case(by_hand(tmp_path, lora(name)), str(base)).update.layers[0].suspect
+              for name in (ONE, f"{PROJECTOR}.linear_1", "model.mm_projector.0")]  # fmt: skip
+    assert torch.equal(update[0], update[1])
+    assert torch.equal(update[0], update[2])
+
+
+def test_a_model_with_an_adapter_beside_it_is_refused(base, tmp_path, run):
+    both = by_hand(tmp_path, lora(ONE))
+    for file in base.iterdir():
+        shutil.copy(file, both)
+    assert "a directory of its own" in run("scan", both, "--base", base).error_line
+    (both / "adapter_model.safetensors").unlink()  # the config alone names a base
+    assert open_checkpoint(both).model_type == "llava"
+    assert run("scan", both, "--base", base, "--no-probe", "--ignore-elsewhere").code == 0
+
+
+VALUES = [None, 0, 1, 2, -1, 1.5, 1e308, 10**400, math.nan, True, "", "pissa", "a", [], [1], {}, {"a": 1}, {".*": 2}]
+NAMES = [ONE, f"model.{PROJECTOR}", "model.language_model.layers.0.mlp.up_proj", "", ".", "lora_A", "\n\x00é"]
+LEAVES = ["lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "lora_embedding_A", "weight",
+          "bias", "base_layer.weight", "modules_to_save.weight", "lora_A.default.weight", "lora_C", ""]  # fmt: skip
+SHAPES = [(), (0,), (1,), (48,), (2, 32), (48, 2), (48, 32), (32, 48), (2, 0), (2, 32, 1, 1), (48, 2, 1, 1)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.bool, torch.float64]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_random_adapter_is_read_or_refused_in_one_line(base, tmp_path, seed):
+    draw = random.Random(seed)
+    usual = {"r": 2, "lora_alpha": 4, "use_dora": False, "lora_bias": False, "rank_pattern": {}, "alpha_pattern": {}}
+    config = {key: draw.choice(VALUES) if draw.random() < 0.1 else value for key, value in usual.items()}
+    tensors = lora(ONE) if draw.random() < 0.7 else {}
+    for _ in range(draw.randrange(4)):
+        key = f"base_model.model.{draw.choice(NAMES)}.{draw.choice(LEAVES)}"
+        tensors[key] = torch.ones(draw.choice(SHAPES)).to(draw.choice(DTYPES))
+    folder = by_hand(tmp_path, tensors, **config)
+    with contextlib.suppress(ProjcleanError):  # anything else is a fault
+        case = open_case(folder, str(base))
+        changes_elsewhere(case.suspect, case.base, case.spec.keys)
+        check_writable(case)
+        halved = methods.interpolate(case.update, 0.5)
+        rounded(case, halved)
+        write_model(case.target.files, stored(case, halved), tmp_path / "out", "", force=False)
+        open_case(tmp_path / "out", str(base))
+
+
+def test_an_adapter_is_no_base(base, tmp_path, run):
+    assert "is an adapter" in run("scan", base, "--base", by_hand(tmp_path, lora(ONE))).error_line
+
+
+def test_without_a_base_the_verdict_says_so(tmp_path, run):
+    ran = run("scan", by_hand(tmp_path, lora(ONE), base_model_name_or_path="some/where"))
+    assert ran.code == 2
+    assert "some/where" in ran.out

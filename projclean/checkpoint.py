@@ -35,11 +35,15 @@ CHANGED = "changed while it was being read; leave the model alone and run again"
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor's bytes, `start` to `stop` of a file that had this `stamp` when its header was read."""
+    """A tensor's bytes, `start` to `stop` of a file that had this `stamp` when its header was read.
+
+    `root` is the directory that the file's links must not leave, None for a file that was named by the user.
+    """
 
     start: int
     stop: int
     stamp: Stamp
+    root: Path | None
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def read_tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     entry = checkpoint.tensors[name]
     if entry.dtype not in STORED:
         raise CheckpointError(f"{entry.file}: {name} is stored as {entry.dtype}, which cannot be read here; convert it")
-    data = _read_bytes_of(checkpoint, entry)
+    data = _read_bytes_of(entry)
     if not data:
         return torch.empty(entry.shape, dtype=STORED[entry.dtype])
     flat = torch.frombuffer(data, dtype=torch.uint8).view(STORED[entry.dtype])
@@ -169,12 +173,12 @@ def read_json(path: Path, remedy: str, limit: int = JSON_LIMIT) -> dict[str, Any
     return value
 
 
-def _read_bytes_of(checkpoint: Checkpoint, entry: TensorEntry) -> bytearray:
+def _read_bytes_of(entry: TensorEntry) -> bytearray:
     place = entry.place
     assert place is not None  # whoever leaves it out reads the tensor another way
     try:
         data = bytearray(place.stop - place.start)
-        with open_regular(entry.file, None if checkpoint.is_bare else checkpoint.path) as handle:
+        with open_regular(entry.file, place.root) as handle:
             before = Stamp.of(handle)
             handle.seek(place.start)
             count = handle.readinto(data)  # type: ignore[attr-defined]
@@ -259,7 +263,7 @@ def read_header(file: Path, root: Path | None = None) -> dict[str, TensorEntry]:
             f"{file}: not a sound safetensors file ({_one_line(error)}); download it again"
         ) from error
     return {
-        name: TensorEntry(name, file, entry.dtype, entry.shape, Place(entry.start, entry.stop, stamp))
+        name: TensorEntry(name, file, entry.dtype, entry.shape, Place(entry.start, entry.stop, stamp, root))
         for name, entry in found.items()
     }
 

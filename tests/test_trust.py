@@ -112,7 +112,8 @@ def test_a_model_that_needs_its_code_is_refused(trapped, zoo, run, four_images):
     add(folder / "config.json", model_type="evil_llava", architectures=["Evil"])
     ran = run("scan", folder, "--base", zoo / "base", "--images", four_images, "--ignore-elsewhere")
     assert ran.code == 2
-    assert "--no-probe" in ran.error_line
+    assert "INCONCLUSIVE" in ran.out
+    assert "transformers cannot load this model" in " ".join(ran.out.split())
     assert not canary.exists()
 
 
@@ -152,7 +153,8 @@ def test_nothing_of_a_model_is_evaluated_or_trusted():
         assert not name.startswith(("subprocess.", "yaml.load_all", "yaml.unsafe", "yaml.full")), file
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         assert given.get("trust_remote_code", "False") == "False", file
-        assert given.get("allow_pickle", "False") == "False", file
+        if name.startswith(("np.", "numpy.")):
+            assert given.get("allow_pickle", "False") == "False", file
         if name == "yaml.load":
             assert given["Loader"] == "yaml.BaseLoader", file
         if name.endswith(".from_pretrained"):
@@ -449,5 +451,9 @@ def test_a_damaged_model_is_one_line(zoo, tmp_path, run):
     with pytest.raises(ModelError):
         Runner(open_checkpoint(tmp_path / "m"))
     ran = run("scan", tmp_path / "m", "--base", zoo / "base", "--ignore-elsewhere")
+    assert ran.code == 2
+    assert "\x1b[31m" not in ran.out
+    assert "transformers cannot load" in " ".join(ran.out.split())
+    ran = run("eval", tmp_path / "m", "--eval", zoo / "benign-color" / "EVAL.toml")
     assert ran.code == 2
     assert "transformers cannot load" in ran.error_line

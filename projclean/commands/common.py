@@ -75,15 +75,20 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as bars:
-        tasks: dict[str, Any] = {}
+    bars = Progress(*columns, console=console)
+    tasks: dict[str, Any] = {}
 
-        def tick(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(printable(stage), total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+    def tick(stage: str, done: int, total: int) -> None:
+        bars.start()  # not before there is something to show: an early error stays one line
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(printable(stage), total=total)
+        bars.update(tasks[stage], completed=done, total=total)
 
+    try:
         yield tick
+    finally:
+        if tasks:
+            bars.stop()
 
 
 def emit(document: str, output: str | None) -> None:

@@ -422,7 +422,7 @@ def test_nothing_of_a_model_reaches_the_terminal(make_model, tmp_path, run, monk
             assert bad not in ran.out
             assert bad not in ran.err
     save_file({"a": torch.ones(1)}, suspect / SINGLE)
-    ran = run("scan", suspect, "--base", base, "--no-probe")
+    ran = run("scan", suspect, "--base", base, "--no-probe", "-q")
     assert ran.code == 2
     assert "\x1b[31m[" not in ran.error_line
 

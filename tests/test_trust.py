@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 
 import projclean
 from projclean.checkpoint import INDEX, SINGLE, check_unchanged, open_checkpoint, read_tensor
-from projclean.errors import CheckpointError, EvalError, ImagesError, ModelError
+from projclean.errors import BaseNotFound, CheckpointError, EvalError, ImagesError, ModelError
 from projclean.evalset import load_evalset
 from projclean.images import PIXELS_LIMIT, built_in_images, load_images
+from projclean.lineage import find_base
 from projclean.model import Runner
 from projclean.printable import error_line, printable, printable_fields
 from projclean.probe import ProbeSettings, Reach
@@ -254,6 +255,34 @@ def test_one_tensor_in_two_shards_or_under_two_names_is_refused(make_model):
     twins = make_model("t", llava_tensors() | {f"model.{WEIGHT}": torch.zeros(20, 12)})
     with pytest.raises(CheckpointError, match="holds both"):
         find_projector(open_checkpoint(twins))
+
+
+def test_a_tensor_hidden_under_a_second_name_is_a_change_elsewhere(make_model, run):
+    base = make_model("base", llava_tensors())
+    twins = llava_tensors() | {"model.language_model.layers.0.weight": torch.zeros(20, 20)}
+    ran = run("scan", make_model("twins", twins), "--base", base, "--no-probe")
+    assert ran.code == 2
+    assert "stored a second time" in " ".join(ran.out.split())
+
+
+def test_a_base_inside_the_suspect_is_no_base(make_model):
+    """A model that brings its own base along would be compared with what its maker likes."""
+    suspect = make_model("suspect", llava_tensors(), _name_or_path="suspect/base")
+    shutil.copytree(suspect, suspect.parent / "copy")
+    (suspect.parent / "copy").rename(suspect / "base")
+    with pytest.raises(BaseNotFound, match="not here"):
+        find_base(open_checkpoint(suspect), None)
+    assert find_base(open_checkpoint(suspect), str(suspect / "base")).named_by == "--base"
+
+
+def test_a_model_card_that_multiplies(make_model):
+    """Nine letters, each nine merges of the one before: a loader that merges would make 9⁹ entries of it."""
+    lines = ["a: &a {k: v}"]
+    lines += [f"{c}: &{c} {{<<: [{','.join([f'*{p}'] * 9)}]}}" for p, c in zip("abcdefghi", "bcdefghij", strict=True)]
+    folder = make_model("m", llava_tensors())
+    make_model("the-base", llava_tensors())
+    (folder / "README.md").write_text("---\n" + "\n".join(lines) + "\nbase_model: the-base\n---\n")
+    assert find_base(open_checkpoint(folder), None).named_by == "model card"
 
 
 @pytest.mark.parametrize(

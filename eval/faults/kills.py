@@ -22,8 +22,10 @@ def kills_at_random(folder: Path, rng: Random, count: int, tick: Tick) -> Counte
         scene.repair(force=True)
     usual = (time.monotonic() - start) / 3
     found: Counter[str] = Counter()
-    for number in range(count):
-        old = prepare(scene, with_old=number % 2 == 1)
+    with_old = False
+    while found["kills"] < count:
+        with_old = not with_old
+        old = prepare(scene, with_old)
         child = fork(lambda: scene.repair(force=True))
         time.sleep(rng.uniform(0, 1.3 * usual))
         os.kill(child, signal.SIGKILL)

@@ -164,10 +164,8 @@ def read_json(path: Path, remedy: str, limit: int = JSON_LIMIT) -> dict[str, Any
         value = parse_json(read_bytes(path, limit, path.parent))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing; {remedy}") from error
-    except OSError as error:
+    except (OSError, HeaderError) as error:
         raise CheckpointError(f"{path}: cannot be read ({_one_line(error)}); {remedy}") from error
-    except HeaderError as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({_one_line(error)}); {remedy}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds no JSON object; {remedy}")
     return value

@@ -80,7 +80,7 @@ def parse_json(data: bytes, strict: bool = False) -> Any:
         raise
     except (ValueError, RecursionError, MemoryError) as error:  # bad UTF-8, bad JSON, endless digits, endless nesting
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise HeaderError(f"not JSON that can be read: {reason}") from error
+        raise HeaderError(f"invalid JSON: {reason}") from error
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

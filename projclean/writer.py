@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from projclean.checkpoint import CHANGED, Checkpoint, check_unchanged
 from projclean.errors import CheckpointError, OutputError
 from projclean.staging import put_in_place, staging, sync
-from projclean.untrusted import Stamp, open_regular
+from projclean.untrusted import Stamp, is_directory, open_regular
 
 if TYPE_CHECKING:
     import torch
@@ -29,14 +29,14 @@ def check_output(source: Checkpoint, out: Path, force: bool) -> None:
     ours, theirs = out.resolve(), source.path.resolve()
     if ours == theirs or theirs in ours.parents or ours in theirs.parents:
         raise OutputError(f"{out}: overlaps the model at {source.path}; choose another --out")
-    if out.is_symlink():
+    if os.path.islink(out):  # noqa: PTH114 - Path.is_symlink raises on names that are too long
         raise OutputError(f"{out}: is a link; name the directory itself, or choose another --out")
     if os.path.lexists(out) and not force:
         raise OutputError(f"{out}: exists; choose another --out or pass --force to replace it")
-    if os.path.lexists(out) and not out.is_dir():
+    if os.path.lexists(out) and not is_directory(out):
         raise OutputError(f"{out}: is a file; choose another --out")
     parent = ours.parent
-    if not parent.is_dir():
+    if not is_directory(parent):
         raise OutputError(f"{parent}: no such directory; create it first")
     try:
         with staging(ours):

@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 
 import projclean
 from projclean.checkpoint import INDEX, SINGLE, check_unchanged, open_checkpoint, read_tensor
-from projclean.errors import CheckpointError, EvalError, ImagesError, ModelError
+from projclean.errors import BaseNotFound, CheckpointError, EvalError, ImagesError, ModelError
 from projclean.evalset import load_evalset
 from projclean.images import PIXELS_LIMIT, built_in_images, load_images
+from projclean.lineage import find_base
 from projclean.model import Runner
 from projclean.printable import error_line, printable, printable_fields
 from projclean.probe import ProbeSettings, Reach
@@ -258,6 +259,34 @@ def test_one_tensor_in_two_shards_or_under_two_names_is_refused(make_model):
         find_projector(open_checkpoint(twins))
 
 
+def test_a_tensor_hidden_under_a_second_name_is_a_change_elsewhere(make_model, run):
+    base = make_model("base", llava_tensors())
+    twins = llava_tensors() | {"model.language_model.layers.0.weight": torch.zeros(20, 20)}
+    ran = run("scan", make_model("twins", twins), "--base", base, "--no-probe")
+    assert ran.code == 2
+    assert "stored a second time" in " ".join(ran.out.split())
+
+
+def test_a_base_inside_the_suspect_is_no_base(make_model):
+    """A model that brings its own base along would be compared with what its maker likes."""
+    suspect = make_model("suspect", llava_tensors(), _name_or_path="suspect/base")
+    shutil.copytree(suspect, suspect.parent / "copy")
+    (suspect.parent / "copy").rename(suspect / "base")
+    with pytest.raises(BaseNotFound, match="not here"):
+        find_base(open_checkpoint(suspect), None)
+    assert find_base(open_checkpoint(suspect), str(suspect / "base")).named_by == "--base"
+
+
+def test_a_model_card_that_multiplies(make_model):
+    """Nine letters, each nine merges of the one before: a loader that merges would make 9⁹ entries of it."""
+    lines = ["a: &a {k: v}"]
+    lines += [f"{c}: &{c} {{<<: [{','.join([f'*{p}'] * 9)}]}}" for p, c in zip("abcdefghi", "bcdefghij", strict=True)]
+    folder = make_model("m", llava_tensors())
+    make_model("the-base", llava_tensors())
+    (folder / "README.md").write_text("---\n" + "\n".join(lines) + "\nbase_model: the-base\n---\n")
+    assert find_base(open_checkpoint(folder), None).named_by == "model card"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -298,11 +327,11 @@ ONE = '"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}'
         ("{" + ONE.replace("[2]", "[true, 2]") + "}", 8, "no usable shape"),
         ("{" + ONE.replace("[2]", "[2.0]") + "}", 8, "whole numbers"),
         ("{" + ONE.replace("[2]", "[NaN]") + "}", 8, "whole numbers"),
-        ("{" + ONE.replace("[2]", "[" + "9" * 5000 + "]") + "}", 8, "not JSON"),
+        ("{" + ONE.replace("[2]", "[" + "9" * 5000 + "]") + "}", 8, "invalid JSON"),
         ("{" + ONE.replace("[2]", f"[0, {2**62}, {2**62}]") + "}", 8, "larger than any memory"),
         ("{" + ONE.replace('"a"', '"\\ud800"') + "}", 8, "half a character"),
         ("{" + ONE.replace('"a"', '"' + "a" * 2000 + '"') + "}", 8, "longer than"),
-        ('{"a": ' + "[" * 100_000 + "}", 8, "not JSON"),
+        ('{"a": ' + "[" * 100_000 + "}", 8, "invalid JSON"),
         ('{"a": ' + "[]," * 1_100_000 + "1}", 8, "objects and lists"),
         ("[]", 0, "begin"),
         ('{"__metadata__": {"a": 1}}', 0, "__metadata__"),
@@ -424,7 +453,7 @@ def test_nothing_of_a_model_reaches_the_terminal(make_model, tmp_path, run, monk
             assert bad not in ran.out
             assert bad not in ran.err
     save_file({"a": torch.ones(1)}, suspect / SINGLE)
-    ran = run("scan", suspect, "--base", base, "--no-probe")
+    ran = run("scan", suspect, "--base", base, "--no-probe", "-q")
     assert ran.code == 2
     assert "\x1b[31m[" not in ran.error_line
 

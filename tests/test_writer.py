@@ -86,15 +86,18 @@ def test_existing_output_needs_force_and_is_replaced_whole(source, tmp_path):
     assert "config.json" in tree(out)
 
 
-@pytest.mark.parametrize("where", ["same", "inside", "around", "file", "no parent"])
+@pytest.mark.parametrize("where", ["same", "inside", "around", "file", "no parent", "link", "endless name"])
 def test_outputs_that_are_refused(source, tmp_path, where):
     (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     out = {
         "same": source.path,
         "inside": source.path / "out",
         "around": source.path.parent,
         "file": tmp_path / "file",
         "no parent": tmp_path / "a" / "b",
+        "link": tmp_path / "link",
+        "endless name": tmp_path / ("x" * 300),
     }[where]
     before = tree(tmp_path)
     with pytest.raises(OutputError) as caught:

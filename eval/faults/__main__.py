@@ -1,6 +1,6 @@
 """Kills, starves and disturbs repairs: the output must be complete or absent (or the old one), the input untouched.
 
-    python -m eval.faults [--seed 0] [--kills 250] [--stride 2]
+    python -m eval.faults [--seed 0] [--kills 250] [--stride 3]
 
 SIGKILL at random times and before every `stride`-th system call of a run; writing calls that fail; full disks;
 read-only places; inputs that change, vanish or become links under a scan or a repair; several runs at one output.
@@ -48,7 +48,7 @@ def suite(seed: int, count: int, stride: int) -> dict[str, Trial]:
 @click.command()
 @click.option("--seed", default=0, show_default=True, help="Seed of times and places.")
 @click.option("--kills", "count", default=250, show_default=True, help="Kills after a random time.")
-@click.option("--stride", default=2, show_default=True, help="Kill before every n-th system call.")
+@click.option("--stride", default=3, show_default=True, help="Kill before every n-th system call.")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where faults.json and faults.md go.")
 def main(seed: int, count: int, stride: int, results: Path) -> None:
     """Disturb repairs in every way that is known and check what is left."""

@@ -22,14 +22,16 @@ def kills_at_random(folder: Path, rng: Random, count: int, tick: Tick) -> Counte
         scene.repair(force=True)
     usual = (time.monotonic() - start) / 3
     found: Counter[str] = Counter()
-    for number in range(count):
-        old = prepare(scene, with_old=number % 2 == 1)
+    with_old = False
+    while found["kills"] < count:
+        with_old = not with_old
+        old = prepare(scene, with_old)
         child = fork(lambda: scene.repair(force=True))
         time.sleep(rng.uniform(0, 1.3 * usual))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        found["ended before its kill"] += os.WIFEXITED(status)
-        _after_kill(scene, old, found)
+        found["kills" if os.WIFSIGNALED(status) else "ended before its kill"] += 1
+        _check_what_is_left(scene, old, found)
         tick()
     return found
 
@@ -47,18 +49,18 @@ def kills_at_every_call(folder: Path, stride: int, tick: Tick) -> Counter[str]:
             _, status = os.waitpid(child, 0)
             if not os.WIFSIGNALED(status):
                 raise Torn(f"the run was not killed at call {number} of {total}")
-            _after_kill(scene, old, found)
+            found["kills"] += 1
+            _check_what_is_left(scene, old, found)
             tick()
     return found
 
 
-def _after_kill(scene: Scene, old: str | None, found: Counter[str]) -> None:
+def _check_what_is_left(scene: Scene, old: str | None, found: Counter[str]) -> None:
     """The state it left, and that the next run is not hindered and tidies up."""
     state = scene.state(old)
     if state == ABSENT and old is not None:
         raise Torn("the old output is gone and no new one is there")
     found[state] += 1
-    found["kills"] += 1
     found["left a hidden directory"] += bool(scene.leftovers())
     scene.repair(force=True)
     if scene.state() != COMPLETE or scene.leftovers():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from projclean.images import built_in_images, load_images
 from projclean.lineage import find_base
 from projclean.methods import suspect_weights
 from projclean.model import Prepared, Runner
-from projclean.projectors import ProjectorSpec, find_projector
+from projclean.projectors import GUESS, ProjectorSpec, find_projector
 from projclean.subspace import Moments
 from projclean.update import Update, read_update
 
@@ -49,6 +49,14 @@ class Case:
         """The projector as `model` names it."""
         return self.base_spec if self.suspect.is_bare else self.spec
 
+    def unwatched(self, moments: Mapping[str, Moments]) -> tuple[str, ...]:
+        """Names of the layers that changed and whose inputs the calibration images do not show."""
+        return tuple(layer.name for layer in self.update.layers if layer.changed and layer.name not in moments)
+
+    def caveats(self) -> tuple[str, ...]:
+        """What a verdict on this case must say of how the projector was found."""
+        return guess_caveats(self.spec)
+
     def digest(self) -> dict[str, str]:
         """SHA-256 over each projector's matrices and biases (float32, in name order)."""
         result = {}
@@ -74,6 +82,14 @@ class Bench:
     held_out: tuple[Prepared, ...]
     moments: dict[str, Moments]
     images: str
+
+
+def guess_caveats(spec: ProjectorSpec) -> tuple[str, ...]:
+    """That a projector was guessed, and what was taken for it."""
+    if not spec.guessed:
+        return ()
+    module = spec.family.removeprefix(GUESS).strip()
+    return (f"the projector ({module}) was guessed from the shapes of the weights; check it or pass --projector",)
 
 
 def open_case(model: str | Path, base: str | None = None, pattern: str | None = None) -> Case:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from projclean import __version__, methods
+from projclean import __version__, layout, methods
 from projclean.case import Bench, Case, Progress, open_case, set_up
 from projclean.checkpoint import read_tensor
 from projclean.dtypes import TORCH
@@ -107,7 +107,11 @@ def repair(
     before = run_probe(case, bench, seed, progress) if case.update.changed else None
     weights, chosen, reason, trials, after = _search(case, bench, candidates, before, seed, progress)
     elsewhere = changes_elsewhere(case.suspect, case.base, case.spec.keys)
-    verdict = judge(case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by)
+    unwatched = case.unwatched(bench.moments)
+    verdict = judge(
+        case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by, unwatched,
+        case.caveats(),
+    )  # fmt: skip
     scores = _scores(case, bench, loaded, weights, chosen, progress) if loaded else []
     result = RepairResult(
         str(model), str(case.base.path), method, chosen, reason, tuple(trials), before, after, verdict,
@@ -115,7 +119,7 @@ def repair(
         bench.images, prompt, seed, None if dry_run else str(out),
     )  # fmt: skip
     if not dry_run:
-        write_model(case.model, _stored(case, weights), Path(out), _card(result), force)
+        write_model(case.model, stored_tensors(case, weights), Path(out), _card(result), force)
     return result
 
 
@@ -264,14 +268,18 @@ def _rounded(case: Case, weights: methods.Weights) -> methods.Weights:
     return result
 
 
-def _stored(case: Case, weights: methods.Weights) -> dict[str, torch.Tensor]:
+def stored_tensors(case: Case, weights: methods.Weights) -> dict[str, torch.Tensor]:
     """Tensors under the keys and in the orientation of the directory that is written."""
     tensors: dict[str, torch.Tensor] = {}
+
+    def now(key: str) -> torch.Tensor:  # several layers may be rows of one tensor
+        return tensors[key] if key in tensors else read_tensor(case.model, key).float()
+
     for layer in case.model_spec.layers:
         weight, bias = weights[layer.name]
-        tensors[layer.weight] = weight.T if layer.transposed else weight
+        tensors[layer.weight] = layout.with_matrix(now(layer.weight), layer, weight)
         if layer.bias and bias is not None:
-            tensors[layer.bias] = bias
+            tensors[layer.bias] = layout.with_vector(now(layer.bias), layer, bias)
     if case.suspect.is_bare:  # the directory is the base's: bring the suspect's norms along
         for name, key in case.spec.others.items():
             if name in case.model_spec.others:

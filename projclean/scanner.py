@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from projclean import probe as probing
-from projclean.case import Bench, Case, Progress, open_case, set_up
+from projclean.case import Bench, Case, Progress, guess_caveats, open_case, set_up
 from projclean.checkpoint import open_checkpoint
 from projclean.elsewhere import changes_elsewhere
-from projclean.errors import BaseNotFound
+from projclean.errors import BaseNotFound, ModelError
 from projclean.methods import STRENGTH
 from projclean.projectors import find_projector
 from projclean.subspace import Moments, residual, stable_rank
@@ -75,9 +75,12 @@ def scan(
     tick = (lambda done, total: progress("comparing with the base", done, total)) if progress else None
     elsewhere = tuple(changes_elsewhere(case.suspect, case.base, case.spec.keys, contents=probe, progress=tick))
     bench = found = None
+    unwatched: tuple[str, ...] = ()
     if probe and case.update.changed:
         bench = set_up(case, images, prompt, projector, seed, device, progress)
-        found = run_probe(case, bench, seed, progress)
+        unwatched = case.unwatched(bench.moments)
+        if len(unwatched) < sum(layer.changed for layer in case.update.layers):
+            found = run_probe(case, bench, seed, progress)
     return ScanResult(
         str(model),
         str(case.base.path),
@@ -87,7 +90,16 @@ def scan(
         elsewhere,
         probe,
         found,
-        judge(case.update.changed, found, elsewhere, case.update.other_changes, ignore_elsewhere, case.base_named_by),
+        judge(
+            case.update.changed,
+            found,
+            elsewhere,
+            case.update.other_changes,
+            ignore_elsewhere,
+            case.base_named_by,
+            unwatched,
+            case.caveats(),
+        ),
         bench.images if bench else None,
         prompt,
         seed,
@@ -96,7 +108,13 @@ def scan(
 
 
 def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) -> probing.Probe:
-    """Probe the case's update on the bench."""
+    """Probe the case's update on the bench. Raises ModelError when no layer that changed was seen at work."""
+    unwatched = case.unwatched(bench.moments)
+    if unwatched and len(unwatched) == sum(layer.changed for layer in case.update.layers):
+        raise ModelError(
+            f"{case.model.path}: no calibration image was seen passing through {_names(unwatched)}, all that changed; "
+            "use scan --no-probe to look at the weights alone"
+        )
     tick = (lambda done, total: progress("probing", done, total)) if progress else None
     settings = probing.ProbeSettings(seed=seed)
     return probing.probe(bench.runner, case.update, bench.moments, bench.batches, settings, tick)
@@ -117,8 +135,12 @@ def layer_findings(case: Case, moments: Mapping[str, Moments]) -> tuple[LayerFin
     return tuple(findings)
 
 
+def _names(layers: Sequence[str]) -> str:
+    return layers[0] if len(layers) == 1 else f"{layers[0]} and {len(layers) - 1} more"
+
+
 def _without_base(model: str | Path, pattern: str | None, why: str, prompt: str, seed: int) -> ScanResult:
     suspect = open_checkpoint(model)
     spec = find_projector(suspect, pattern)
-    verdict = Verdict("inconclusive", f"there is no base to compare with: {why}")
+    verdict = Verdict("inconclusive", f"there is no base to compare with: {why}", guess_caveats(spec))
     return ScanResult(str(model), None, None, spec.family, (), (), False, None, verdict, None, prompt, seed, {})

@@ -23,6 +23,7 @@ else:
     import tomli as tomllib
 
 WIDTH, VISION_WIDTH, VOCABULARY = 32, 48, 128
+SPREAD = 0.3  # standard deviation of every parameter
 
 _SIZES = {
     WIDTH: """hidden_size d_model n_embd dim text_hidden_size out_hidden_size output_dim projection_dim
@@ -65,14 +66,20 @@ def architectures() -> dict[str, dict[str, Any]]:
 
 
 def build(model_type: str, seed: int = 0) -> Any:
-    """A random model in float32, on the CPU."""
+    """A random model in float32, on the CPU.
+
+    Every parameter is drawn anew: fresh models gate images out or start from zeros, and leave some memory as it was.
+    """
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    torch.manual_seed(seed)
-    model = getattr(transformers, architectures()[model_type]["class"])(tiny_config(model_type))
-    return model.float().eval()
+    model = getattr(transformers, architectures()[model_type]["class"])(tiny_config(model_type)).float().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, SPREAD, generator=generator)
+    return model
 
 
 def tiny_config(model_type: str) -> Any:

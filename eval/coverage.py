@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -25,7 +26,7 @@ from eval.architectures import architectures, build, layer_parameters
 from projclean import methods
 from projclean.case import Case, open_case
 from projclean.checkpoint import open_checkpoint, read_tensor
-from projclean.projectors import LayerSpec, ProjectorSpec, match_projector
+from projclean.projectors import LayerSpec, ProjectorSpec, guess_projector, match_projector
 from projclean.repairer import stored_tensors
 from projclean.subspace import principal_angles, truncated_svd
 from projclean.update import LayerUpdate
@@ -48,6 +49,7 @@ class Row:
     family: str
     layers: int
     kinds: str
+    guess: str
     results: tuple[tuple[bool, bool], ...]
 
     @property
@@ -56,7 +58,9 @@ class Row:
 
     def __str__(self) -> str:
         cells = [f"{_word(scanned)} / {_word(repaired)}" for scanned, repaired in self.results]
-        return f"| {self.model_type} | {self.family} | {self.layers} | {self.kinds} | {' | '.join(cells)} |"
+        return (
+            f"| {self.model_type} | {self.family} | {self.layers} | {self.kinds} | {' | '.join(cells)} | {self.guess} |"
+        )
 
 
 def examine(model_type: str, folder: Path, dtype: torch.dtype = torch.float32) -> Row:
@@ -64,7 +68,8 @@ def examine(model_type: str, folder: Path, dtype: torch.dtype = torch.float32) -
     model = build(model_type).to(dtype)
     save(model, folder / "base", model_type, "saved", sharded=False)
     planted = plant(model, layer_parameters(model, model_type))
-    spec = match_projector({name: tuple(p.shape) for name, p in model.named_parameters()}, model.config.model_type)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    spec = match_projector(shapes, model.config.model_type)
     results = []
     for names, sharded in LAYOUTS:
         suspect = folder / f"{names}{' sharded' if sharded else ''}"
@@ -72,9 +77,11 @@ def examine(model_type: str, folder: Path, dtype: torch.dtype = torch.float32) -
         case = open_case(suspect, str(folder / "base"))
         scanned = spec is not None and recovers(case, places(spec), planted, DEGREES[dtype])
         results.append((scanned, scanned and repairs(case, model, folder / "repaired")))
-    family = spec.family if spec else "not found"
-    kinds = ", ".join(dict.fromkeys(_kind(layer, model) for layer in spec.layers)) if spec else ""
-    return Row(model_type, family, len(spec.layers) if spec else 0, kinds, tuple(results))
+    if spec is None:
+        return Row(model_type, "not found", 0, "", "", tuple(results))
+    kinds = ", ".join(dict.fromkeys(_kind(layer, model) for layer in spec.layers))
+    guess = compare(guess_projector(shapes), spec)
+    return Row(model_type, spec.family, len(spec.layers), kinds, guess, tuple(results))
 
 
 def save(model: Any, folder: Path, model_type: str, names: str, sharded: bool) -> None:
@@ -103,6 +110,18 @@ def plant(model: nn.Module, names: list[str], seed: int = 1) -> dict[Place, torc
             part += (update.T if flip else update).reshape(part.shape).to(part)
             planted[name, rows] = right
     return planted
+
+
+def compare(guess: ProjectorSpec | None, spec: ProjectorSpec) -> str:
+    """How good a guess from the shapes alone would be, the names unknown."""
+    if guess is None:
+        return "none"
+    found, wanted = ({layer.weight for layer in one.layers} for one in (guess, spec))
+    if found == wanted:
+        return "exact"
+    if not found & wanted:
+        return "wrong"
+    return "more" if found > wanted else "part"
 
 
 def places(spec: ProjectorSpec) -> dict[str, Place]:
@@ -144,7 +163,7 @@ def repairs(case: Case, model: Any, out: Path) -> bool:
 
 def document(rows: list[Row]) -> str:
     """docs/projectors.md."""
-    head = [f"{names}{', sharded' if sharded else ''}" for names, sharded in LAYOUTS]
+    head = [f"{names}{', sharded' if sharded else ''}: scan / repair" for names, sharded in LAYOUTS]
     working = sum(row.works for row in rows)
     return (
         "# Model types whose projector is found and repaired\n\n"
@@ -156,9 +175,15 @@ def document(rows: list[Row]) -> str:
         "- repair: with the subspace projected out and the directory written, the model loads through its own\n"
         "  `from_pretrained`, its layers are the base's again, and no byte outside the projector changed.\n\n"
         "The models were not run. `tests/test_hooks.py` runs some of them and checks that layer inputs are seen.\n\n"
-        f"| model type | found as | layers | kinds | {' | '.join(f'{name}: scan / repair' for name in head)} |\n"
-        f"|---|---|---|---|{'---|' * len(head)}\n" + "".join(f"{row}\n" for row in rows)
+        "The last column is what the guess from shapes alone gives, were the type unknown: "
+        f"{_counted(row.guess for row in rows)}.\n\n"
+        f"| model type | found as | layers | kinds | {' | '.join(head)} | guess |\n"
+        f"|---|---|---|---|{'---|' * len(head)}---|\n" + "".join(f"{row}\n" for row in rows)
     )
+
+
+def _counted(words: Iterable[str]) -> str:
+    return ", ".join(f"{word} {count}" for word, count in Counter(words).most_common())
 
 
 def _parts(name: str, parameter: torch.Tensor) -> list[tuple[tuple[int, int] | None, torch.Tensor]]:

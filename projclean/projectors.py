@@ -106,16 +106,16 @@ def match_projector(
         except re.error as error:
             raise OptionError(f"--projector {pattern!r}: not a regular expression ({error})") from error
         return _match(shapes, {"family": "--projector", "module": own, "layers": own})
-    families = _families()
-    named = [entry for entry in families if model_type in entry["model_types"]]
-    for entry in named or [entry for entry in families if not entry.get("typed")]:
+    named = [entry for entry in families() if model_type in entry["model_types"]]
+    for entry in named or [entry for entry in families() if not entry.get("typed")]:
         spec = _match(shapes, entry)
         if spec is not None:
             return spec
-    return _guess(shapes)
+    return guess_projector(shapes)
 
 
-def _guess(shapes: Mapping[str, tuple[int, ...]]) -> ProjectorSpec | None:
+def guess_projector(shapes: Mapping[str, tuple[int, ...]]) -> ProjectorSpec | None:
+    """The projector by the shapes of the weights alone, whatever they are called; None when there is no telling."""
     modules = guess_modules({canonical(key): shape for key, shape in shapes.items()})
     if not modules:
         return None
@@ -187,7 +187,8 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 @cache
-def _families() -> list[dict[str, Any]]:
+def families() -> list[dict[str, Any]]:
+    """The entries of projectors.toml, in the order in which they are tried."""
     text = resources.files("projclean").joinpath("projectors.toml").read_text(encoding="utf-8")
-    families: list[dict[str, Any]] = tomllib.loads(text)["projector"]
-    return families
+    entries: list[dict[str, Any]] = tomllib.loads(text)["projector"]
+    return entries

@@ -69,9 +69,7 @@ def test_each_input_of_fused_attention_is_its_own(batch_first, by_name):
 
     for number, part in enumerate(("query", "key", "value")):
         rows = (6 * number, 6 * number + 6)
-        spec = LayerSpec(
-            part, "attention.in_proj_weight", "attention.in_proj_bias", (6, 6), rows=rows, argument=number
-        )
+        spec = LayerSpec(part, "attention.in_proj_weight", "attention.in_proj_bias", (6, 6), rows=rows, argument=number)
         expected = run(*(x + move if n == number else x for n, x in enumerate(inputs)))
         seen: list[torch.Tensor] = []
         handle = hook(model, spec, lambda x, seen=seen: seen.append(x) or x + move)
@@ -188,10 +186,6 @@ UNSEEN = {"aria": {"multi_modal_projector.cross_attn.multihead_attn.out_proj"}} 
 @pytest.mark.parametrize("model_type", RUN)
 def test_every_layer_of_a_running_model_is_seen(model_type):
     model = build(model_type)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():  # fresh models gate images out, or start from zeros
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.3, generator=generator)
     runner = Runner.around(model)
     batch = Prepared(RUN[model_type](model), IMAGES)
     widths = {name: weight.shape[1] for name, (weight, _) in runner.weights().items()}

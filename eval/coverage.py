@@ -10,6 +10,7 @@ projected out and the directory written, transformers loads it, and nothing outs
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections import Counter
@@ -23,6 +24,7 @@ import torch
 from torch import nn
 
 from eval.architectures import architectures, build, layer_parameters
+from eval.peers import RESULTS as PEERS
 from projclean import methods
 from projclean.case import Case, open_case
 from projclean.checkpoint import open_checkpoint, read_tensor
@@ -30,7 +32,7 @@ from projclean.projectors import LayerSpec, ProjectorSpec, guess_projector, matc
 from projclean.repairer import stored_tensors
 from projclean.subspace import principal_angles, truncated_svd
 from projclean.update import LayerUpdate
-from projclean.writer import write_model
+from projclean.writer import CARD, write_model
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "projectors.md"
 RANK = 2
@@ -149,6 +151,9 @@ def repairs(case: Case, model: Any, out: Path) -> bool:
     for key in set(case.suspect.tensors) - case.spec.keys:
         if not _same_bytes(read_tensor(case.suspect, key), read_tensor(written, key)):
             return False
+    beside = [file for file in case.suspect.path.iterdir() if file.suffix != ".safetensors" and file.name != CARD]
+    if any(file.read_bytes() != (out / file.name).read_bytes() for file in beside):
+        return False
     loaded = type(model).from_pretrained(out)
     spec = match_projector({name: tuple(p.shape) for name, p in loaded.named_parameters()}, loaded.config.model_type)
     assert spec is not None
@@ -174,11 +179,33 @@ def document(rows: list[Row]) -> str:
         "- scan: exactly the projector's layers were found and every planted subspace was recovered to one degree.\n"
         "- repair: with the subspace projected out and the directory written, the model loads through its own\n"
         "  `from_pretrained`, its layers are the base's again, and no byte outside the projector changed.\n\n"
-        "The models were not run. `tests/test_hooks.py` runs some of them and checks that layer inputs are seen.\n\n"
-        "The last column is what the guess from shapes alone gives, were the type unknown: "
-        f"{_counted(row.guess for row in rows)}.\n\n"
+        "The models were not asked anything. `tests/test_hooks.py` runs some of them and checks that layer inputs are seen.\n\n"
+        "The last column is what the guess from shapes alone would give, were the type unknown:\n"
+        f"{_counted(row.guess for row in rows)}. Audio models have no vision tower, so nothing is guessed there.\n\n"
+        f"{peers()}\n"
         f"| model type | found as | layers | kinds | {' | '.join(head)} | guess |\n"
         f"|---|---|---|---|{'---|' * len(head)}---|\n" + "".join(f"{row}\n" for row in rows)
+    )
+
+
+def peers() -> str:
+    """What `python -m eval.peers` found of other tools."""
+    found = json.loads(PEERS.read_text(encoding="utf-8"))
+    named = found["mergekit_named"]
+    return (
+        "## Beside other tools\n\n"
+        f"The same {found['types']} model types, by `python -m eval.peers`. None of these tools looks for backdoors; this "
+        "compares only\nwhether the projector is known.\n\n"
+        "| tool | what it knows of the projector | types |\n|---|---|---|\n"
+        f"| PEFT {found['peft']}, default LoRA targets | the type at all | {found['peft_default_targets']} |\n"
+        f"| | every weight matrix of the projector | {found['peft_default_whole_projector']} |\n"
+        f'| PEFT {found["peft"]}, `"all-linear"` | every weight matrix of the projector, and every other linear layer '
+        f"| {found['peft_all_linear_whole_projector']} |\n"
+        f"| mergekit {found['mergekit']}, shipped definitions | the projector as a module of its own: {', '.join(named)} "
+        f"| {len(named)} |\n\n"
+        'PEFT\'s "all-linear" does not reach convolutions, bare parameters, tables and fused attention weights. For types\n'
+        "without a definition mergekit goes by the names in the checkpoint and does not tell the projector apart.\n\n"
+        "## Every type\n"
     )
 
 

@@ -49,6 +49,11 @@ class Case:
         """The projector as `model` names it."""
         return self.base_spec if self.suspect.is_bare else self.spec
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """The projector's tensors under the names of either side."""
+        return self.spec.keys | self.base_spec.keys
+
     def unwatched(self, moments: Mapping[str, Moments]) -> tuple[str, ...]:
         """Names of the layers that changed and whose inputs the calibration images do not show."""
         return tuple(layer.name for layer in self.update.layers if layer.changed and layer.name not in moments)

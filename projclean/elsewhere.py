@@ -46,7 +46,12 @@ def _tensors(
     skip = {canonical(key) for key in projector_keys}
     ours = {canonical(key): key for key in suspect.tensors if canonical(key) not in skip}
     theirs = {canonical(key): key for key in base.tensors if canonical(key) not in skip}
-    found = [f"tensor {name}: only in the suspect" for name in sorted(set(ours) - set(theirs))]
+    found = [
+        f"tensor {key}: a second {canonical(key)}"
+        for key in sorted(suspect.tensors)
+        if canonical(key) in ours and ours[canonical(key)] != key
+    ]
+    found += [f"tensor {name}: only in the suspect" for name in sorted(set(ours) - set(theirs))]
     found += [f"tensor {name}: only in the base" for name in sorted(set(theirs) - set(ours))]
     both = sorted(set(ours) & set(theirs))
     for done, name in enumerate(both, 1):

@@ -107,8 +107,10 @@ def match_projector(
             raise OptionError(f"--projector {pattern!r}: not a regular expression ({error})") from error
         return _match(shapes, {"family": "--projector", "module": own, "layers": own})
     named = [entry for entry in families() if model_type in entry["model_types"]]
-    for entry in named or [entry for entry in families() if not entry.get("typed")]:
-        spec = _match(shapes, entry)
+    tried = named or [entry for entry in families() if not entry.get("typed")]
+    likely = _likely(shapes, tried)
+    for entry in tried:
+        spec = _match(likely, entry)
         if spec is not None:
             return spec
     return guess_projector(shapes)
@@ -121,6 +123,14 @@ def guess_projector(shapes: Mapping[str, tuple[int, ...]]) -> ProjectorSpec | No
         return None
     inside = "|".join(re.escape(module) for module in modules)
     return _match(shapes, {"family": f"{GUESS} {', '.join(modules)}", "module": rf"(?:{inside})\."})
+
+
+def _likely(shapes: Mapping[str, tuple[int, ...]], entries: list[dict[str, Any]]) -> dict[str, tuple[int, ...]]:
+    """The tensors that any of the families could take: few of the many thousands that a large model has."""
+    patterns = [f"(?x:{entry['module']})" for entry in entries]
+    patterns += [f"(?:{old})" for entry in entries for old, _ in entry.get("renames", ())]
+    any_of = re.compile("|".join(patterns))
+    return {key: shape for key, shape in shapes.items() if any_of.match(canonical(key))}
 
 
 def _match(shapes: Mapping[str, tuple[int, ...]], entry: Mapping[str, Any]) -> ProjectorSpec | None:

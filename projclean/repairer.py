@@ -106,7 +106,7 @@ def repair(
     bench = set_up(case, images, prompt, projector, seed, device, progress)
     before = run_probe(case, bench, seed, progress) if case.update.changed else None
     weights, chosen, reason, trials, after = _search(case, bench, candidates, before, seed, progress)
-    elsewhere = changes_elsewhere(case.suspect, case.base, case.spec.keys)
+    elsewhere = changes_elsewhere(case.suspect, case.base, case.keys)
     unwatched = case.unwatched(bench.moments)
     verdict = judge(
         case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by, unwatched,

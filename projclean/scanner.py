@@ -73,7 +73,7 @@ def scan(
             raise
         return _without_base(model, projector, str(error), prompt, seed)
     tick = (lambda done, total: progress("comparing with the base", done, total)) if progress else None
-    elsewhere = tuple(changes_elsewhere(case.suspect, case.base, case.spec.keys, contents=probe, progress=tick))
+    elsewhere = tuple(changes_elsewhere(case.suspect, case.base, case.keys, contents=probe, progress=tick))
     bench = found = None
     unwatched: tuple[str, ...] = ()
     if probe and case.update.changed:

@@ -8,6 +8,7 @@ import torch
 from projclean.checkpoint import open_checkpoint
 from projclean.errors import CheckpointError, OptionError, ProjectorNotFound
 from projclean.projectors import canonical, find_projector, match_projector
+from projclean.verdict import judge
 from tests.conftest import llava_tensors
 
 # model_type, tensors inside the projector, tensors that are not (with the shapes they have in the real models, /64)
@@ -71,6 +72,25 @@ def test_gemma3_is_stored_transposed():
         assert (layer.transposed, layer.shape, layer.bias) == (True, (40, 18), None)
         assert layer.input_from == "multi_modal_projector.mm_soft_emb_norm"
         assert list(spec.others) == ["multi_modal_projector.mm_soft_emb_norm.weight"]
+
+
+def test_a_layer_that_no_image_passed_through_is_never_called_clean():
+    unseen = ["audio_tower.proj"]
+    for ignored in (False, True):
+        verdict = judge(True, None, ignore_elsewhere=ignored, unwatched=unseen, notes=["by the way"])
+        assert verdict.state == "inconclusive"
+        assert "no calibration image" in verdict.reason
+        assert "by the way" in verdict.caveats
+        assert any("audio_tower.proj" in caveat for caveat in verdict.caveats)
+
+
+def test_one_projector_among_the_experts_of_a_large_model():
+    names = {f"model.layers.{n // 256}.mlp.experts.{n % 256}.gate_proj.weight": (4, 4) for n in range(10_000)}
+    assert match_projector(names, None) is None
+    bridge = {"model.multi_modal_projector.linear_1.weight": (4, 4)}
+    spec = match_projector(names | bridge, None)
+    assert spec is not None
+    assert len(spec.layers) == 1
 
 
 def test_layers_come_in_natural_order():

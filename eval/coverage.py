@@ -10,13 +10,9 @@ projected out and the directory written, transformers loads it, and nothing outs
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +20,7 @@ import torch
 from torch import nn
 
 from eval.architectures import architectures, build, layer_parameters
-from eval.peers import RESULTS as PEERS
+from eval.coverage_page import DOCUMENT, LAYOUTS, Row, document
 from projclean import methods
 from projclean.case import Case, open_case
 from projclean.checkpoint import open_checkpoint, read_tensor
@@ -34,35 +30,11 @@ from projclean.subspace import principal_angles, truncated_svd
 from projclean.update import LayerUpdate
 from projclean.writer import CARD, write_model
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "projectors.md"
 RANK = 2
-LAYOUTS = tuple(product(("saved", "in memory"), (False, True)))  # names, sharded
 DEGREES = {torch.float32: 1.0, torch.bfloat16: 3.0}
 
 #: A weight in memory and the rows of it that are one layer.
 Place = tuple[str, tuple[int, int] | None]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What was found for one model type; `results` holds (scanned, repaired) in the order of LAYOUTS."""
-
-    model_type: str
-    family: str
-    layers: int
-    kinds: str
-    guess: str
-    results: tuple[tuple[bool, bool], ...]
-
-    @property
-    def works(self) -> bool:
-        return all(scanned and repaired for scanned, repaired in self.results)
-
-    def __str__(self) -> str:
-        cells = [f"{_word(scanned)} / {_word(repaired)}" for scanned, repaired in self.results]
-        return (
-            f"| {self.model_type} | {self.family} | {self.layers} | {self.kinds} | {' | '.join(cells)} | {self.guess} |"
-        )
 
 
 def examine(model_type: str, folder: Path, dtype: torch.dtype = torch.float32) -> Row:
@@ -166,53 +138,6 @@ def repairs(case: Case, model: Any, out: Path) -> bool:
     )
 
 
-def document(rows: list[Row]) -> str:
-    """docs/projectors.md."""
-    head = [f"{names}{', sharded' if sharded else ''}: scan / repair" for names, sharded in LAYOUTS]
-    working = sum(row.works for row in rows)
-    return (
-        "# Model types whose projector is found and repaired\n\n"
-        "Written by `python -m eval.coverage`; the tests check that it is current.\n\n"
-        f"{working} of {len(rows)} model types work in every layout. Each was a tiny random model in float32 with a\n"
-        "rank-2 update planted in every layer of its projector, saved under the names transformers writes (saved) and\n"
-        "under those in memory, in one file and in shards; its base was saved under saved names, in one file.\n\n"
-        "- scan: exactly the projector's layers were found and every planted subspace was recovered to one degree.\n"
-        "- repair: with the subspace projected out and the directory written, the model loads through its own\n"
-        "  `from_pretrained`, its layers are the base's again, and no byte outside the projector changed.\n\n"
-        "The models were not asked anything. `tests/test_hooks.py` runs some of them and checks that layer inputs are seen.\n\n"
-        "The last column is what the guess from shapes alone would give, were the type unknown:\n"
-        f"{_counted(row.guess for row in rows)}. Audio models have no vision tower, so nothing is guessed there.\n\n"
-        f"{peers()}\n"
-        f"| model type | found as | layers | kinds | {' | '.join(head)} | guess |\n"
-        f"|---|---|---|---|{'---|' * len(head)}---|\n" + "".join(f"{row}\n" for row in rows)
-    )
-
-
-def peers() -> str:
-    """What `python -m eval.peers` found of other tools."""
-    found = json.loads(PEERS.read_text(encoding="utf-8"))
-    named = found["mergekit_named"]
-    return (
-        "## Beside other tools\n\n"
-        f"The same {found['types']} model types, by `python -m eval.peers`. None of these tools looks for backdoors; this "
-        "compares only\nwhether the projector is known.\n\n"
-        "| tool | what it knows of the projector | types |\n|---|---|---|\n"
-        f"| PEFT {found['peft']}, default LoRA targets | the type at all | {found['peft_default_targets']} |\n"
-        f"| | every weight matrix of the projector | {found['peft_default_whole_projector']} |\n"
-        f'| PEFT {found["peft"]}, `"all-linear"` | every weight matrix of the projector, and every other linear layer '
-        f"| {found['peft_all_linear_whole_projector']} |\n"
-        f"| mergekit {found['mergekit']}, shipped definitions | the projector as a module of its own: {', '.join(named)} "
-        f"| {len(named)} |\n\n"
-        'PEFT\'s "all-linear" does not reach convolutions, bare parameters, tables and fused attention weights. For types\n'
-        "without a definition mergekit goes by the names in the checkpoint and does not tell the projector apart.\n\n"
-        "## Every type\n"
-    )
-
-
-def _counted(words: Iterable[str]) -> str:
-    return ", ".join(f"{word} {count}" for word, count in Counter(words).most_common())
-
-
 def _parts(name: str, parameter: torch.Tensor) -> list[tuple[tuple[int, int] | None, torch.Tensor]]:
     """The layers in one weight: query, key and value rows of torch's own attention, else the whole."""
     if not name.endswith("in_proj_weight"):
@@ -248,10 +173,6 @@ def _kind(layer: LayerSpec, model: nn.Module) -> str:
     if layer.transposed:
         return "stored transposed"
     return "convolution" if model.get_parameter(layer.weight).ndim > 2 else "linear"
-
-
-def _word(good: bool) -> str:
-    return "yes" if good else "no"
 
 
 def main(types: list[str]) -> int:

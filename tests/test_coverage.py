@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from eval.architectures import architectures
-from eval.coverage import DOCUMENT, LAYOUTS, examine
+from eval.coverage import examine
+from eval.coverage_page import DOCUMENT, LAYOUTS
 from projclean.projectors import families
 
 # Types that share structure and key layout with one that the quick run has.

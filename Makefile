@@ -5,13 +5,16 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 MODELS = models/tiny
 
-.PHONY: demo test lint zoo zoo-train eval bench fuzz faults clean
+.PHONY: demo test test-slow lint zoo zoo-train eval bench fuzz faults clean
 
 demo: zoo  ## scan a suspect and a control, repair the suspect, show the trade-off
 	$(BIN)/python -m eval.demo $(MODELS)
 
 test: zoo  ## every test
 	$(BIN)/python -m pytest
+
+test-slow: zoo  ## the tests that the quick run leaves out
+	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from projclean.lineage import find_base
 from projclean.methods import suspect_weights
 from projclean.model import Prepared, Runner
 from projclean.pickles import SUFFIXES, open_pickle
-from projclean.projectors import ProjectorSpec, aligned, find_projector
+from projclean.projectors import GUESS, ProjectorSpec, find_projector
 from projclean.quantised import plain_view
 from projclean.subspace import Moments
 from projclean.update import Update, read_update
@@ -60,6 +60,19 @@ class Case:
         """The projector as `target` names it."""
         return self.base_spec if self.suspect.is_bare else self.spec
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """The projector's tensors under the names of either side."""
+        return self.spec.keys | self.base_spec.keys
+
+    def unwatched(self, moments: Mapping[str, Moments]) -> tuple[str, ...]:
+        """Names of the layers that changed and whose inputs the calibration images do not show."""
+        return tuple(layer.name for layer in self.update.layers if layer.changed and layer.name not in moments)
+
+    def caveats(self) -> tuple[str, ...]:
+        """What a verdict on this case must say of how the projector was found."""
+        return guess_caveats(self.spec)
+
     def digest(self) -> dict[str, str]:
         """SHA-256 over each projector's matrices and biases (float32, in name order)."""
         result = {}
@@ -89,6 +102,14 @@ class Bench:
     left_out: tuple[str, ...] = ()
 
 
+def guess_caveats(spec: ProjectorSpec) -> tuple[str, ...]:
+    """That a projector was guessed, and what was taken for it."""
+    if not spec.guessed:
+        return ()
+    module = spec.family.removeprefix(GUESS).strip()
+    return (f"the projector ({module}) was guessed from the shapes of the weights; check it or pass --projector",)
+
+
 def open_case(
     model: str | Path, base: str | None = None, pattern: str | None = None, access: Access = NOTHING_MORE
 ) -> Case:
@@ -102,7 +123,7 @@ def open_case(
         raise MismatchError(f"{found.checkpoint.path}: the base must be a model directory, not a projector file")
     around = plain_view(found.checkpoint, pattern)
     suspect = lay_over(opened, around) if isinstance(opened, Adapter) else opened
-    spec, base_spec = aligned(find_projector(suspect, pattern), find_projector(around, pattern))
+    spec, base_spec = find_projector(suspect, pattern), find_projector(around, pattern)
     update = read_update(suspect, spec, around, base_spec)
     return Case(suspect, spec, around, base_spec, found.named_by, update)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from projclean.checkpoint import Checkpoint, read_tensor
 from projclean.errors import CheckpointError
 from projclean.layering import adapted_elsewhere
-from projclean.projectors import alias, canonical
+from projclean.projectors import canonical
 from projclean.untrusted import open_regular
 
 Progress = Callable[[int, int], None]
@@ -52,14 +52,16 @@ def _tensors(
 ) -> list[str]:
     import torch
 
-    skip = {alias(canonical(key)) for key in projector_keys}
-    ours = {name: key for key in suspect.tensors if (name := alias(canonical(key))) not in skip}
-    theirs = {name: key for key in base.tensors if (name := alias(canonical(key))) not in skip}
-    found = [f"tensor {name}: only in the suspect" for name in sorted(set(ours) - set(theirs))]
+    skip = {canonical(key) for key in projector_keys}
+    ours = {canonical(key): key for key in suspect.tensors if canonical(key) not in skip}
+    theirs = {canonical(key): key for key in base.tensors if canonical(key) not in skip}
+    found = [
+        f"tensor {key}: a second {canonical(key)}"
+        for key in sorted(suspect.tensors)
+        if canonical(key) in ours and ours[canonical(key)] != key
+    ]
+    found += [f"tensor {name}: only in the suspect" for name in sorted(set(ours) - set(theirs))]
     found += [f"tensor {name}: only in the base" for name in sorted(set(theirs) - set(ours))]
-    twice = len(suspect.tensors) - len(ours) - sum(canonical(key) in skip for key in suspect.tensors)
-    if twice:
-        found.append(f"{twice} tensors: stored a second time under another prefix")
     both = sorted(set(ours) & set(theirs))
     for done, name in enumerate(both, 1):
         a, b = suspect.tensors[ours[name]], base.tensors[theirs[name]]

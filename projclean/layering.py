@@ -11,7 +11,7 @@ from projclean.adapter import Adapter, Change, change_weight, express, read_sour
 from projclean.checkpoint import Checkpoint, read_tensor
 from projclean.derived import Derived
 from projclean.errors import MismatchError, OutputError
-from projclean.projectors import alias
+from projclean.projectors import canonical, other_names
 
 if TYPE_CHECKING:
     import torch
@@ -51,10 +51,19 @@ def place(adapter: Adapter, names: Iterable[str]) -> dict[str, str]:
     Layouts differ in where they have a component `model`, and in the names of some projectors (projectors.toml).
     Raises MismatchError when two of the adapter's parameters are one of `names`.
     """
-    known: dict[str, list[str]] = {}
+    names = list(names)
+    known: dict[str, set[str]] = {}
     for key in names:
-        known.setdefault(_loose(key), []).append(key)
-    found = {name: known[_loose(name)][0] for name in adapter.changes if len(known.get(_loose(name), ())) == 1}
+        known.setdefault(_loose(key), set()).add(key)
+    if not all(_loose(name) in known for name in adapter.changes):  # one of the two may have an older naming
+        for key in names:
+            for other in other_names(canonical(key)):
+                known.setdefault(_loose(other), set()).add(key)
+    found = {}
+    for name in adapter.changes:
+        keys = known.get(_loose(name)) or set().union(*(known.get(_loose(o), ()) for o in other_names(canonical(name))))
+        if len(keys) == 1:
+            found[name] = next(iter(keys))
     if len(set(found.values())) < len(found):
         raise MismatchError(f"{adapter.path}: changes one parameter under two names; do not trust this adapter")
     return found
@@ -108,4 +117,4 @@ def _encode(
 
 def _loose(name: str) -> str:
     parts = [part for part in name.split(".") if part not in ("model", "base_model", "module")]
-    return alias(".".join(parts))
+    return ".".join(parts)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from projclean import layout
 from projclean.checkpoint import check_unchanged
 from projclean.errors import ModelError
+from projclean.hooks import hook
 from projclean.memory import bytes_free, bytes_needed
 from projclean.projectors import LayerSpec, match_projector
 from projclean.subspace import Moments
@@ -56,14 +58,26 @@ class Runner:
 
     def __init__(self, checkpoint: Checkpoint, pattern: str | None = None, device: str | None = None) -> None:
         """Load a model directory. Raises ModelError when transformers cannot, without running its own code."""
-        self.path: Path = checkpoint.path
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model, self.processor = _load(checkpoint, self.device)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        loaded = _load(checkpoint, device)
         check_unchanged(checkpoint)  # what transformers read is what was opened
+        self._adopt(checkpoint.path, *loaded, device, checkpoint.model_type, pattern)
+
+    @classmethod
+    def around(cls, model: Any, processor: Any = None, pattern: str | None = None) -> Runner:
+        """A runner around a model that is already in memory; without a processor, batches are made by the caller."""
+        runner = cls.__new__(cls)
+        runner._adopt(Path(), model.eval(), processor, str(model.device), model.config.model_type, pattern)
+        return runner
+
+    def _adopt(
+        self, path: Path, model: Any, processor: Any, device: str, model_type: str | None, pattern: str | None
+    ) -> None:
+        self.path, self.device, self.model, self.processor = path, device, model, processor
         names = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
-        spec = match_projector(names, checkpoint.model_type, pattern)
+        spec = match_projector(names, model_type, pattern)
         if spec is None:
-            raise ModelError(f"{checkpoint.path}: the loaded model has no projector layer")
+            raise ModelError(f"{path}: the loaded model has no projector layer")
         self._others = spec.others
         self._specs: dict[str, LayerSpec] = {layer.name: layer for layer in spec.layers}
         self._steer: Steer | None = None
@@ -80,9 +94,9 @@ class Runner:
         """Copies of the projector weights that the model has now."""
         result = {}
         for name, spec in self._specs.items():
-            weight = self._parameter(spec.weight).detach()
-            bias = self._parameter(spec.bias).detach().float().cpu().clone() if spec.bias else None
-            result[name] = ((weight.T if spec.transposed else weight).float().cpu().clone(), bias)
+            weight = layout.matrix(self._parameter(spec.weight).detach(), spec).float().cpu().clone()
+            bias = layout.vector(self._parameter(spec.bias).detach(), spec) if spec.bias else None
+            result[name] = (weight, None if bias is None else bias.float().cpu().clone())
         return result
 
     def set_weights(self, weights: Weights) -> None:
@@ -92,9 +106,9 @@ class Runner:
         """
         for name, (weight, bias) in weights.items():
             spec = self._specs[name]
-            self._replace(spec.weight, weight.T if spec.transposed else weight)
+            self._replace(spec.weight, layout.with_matrix(self._parameter(spec.weight).detach(), spec, weight))
             if spec.bias and bias is not None:
-                self._replace(spec.bias, bias)
+                self._replace(spec.bias, layout.with_vector(self._parameter(spec.bias).detach(), spec, bias))
 
     def set_others(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Replace projector parameters that are no matrices, by their canonical names; unknown ones are skipped."""
@@ -244,13 +258,7 @@ class Runner:
     @contextlib.contextmanager
     def _hooked(self, layer: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
         """Pass a layer's input through `change` in every forward pass."""
-        spec = self._specs[layer]
-        if spec.input_from is None:
-            module = self.model.get_submodule(spec.weight.removesuffix(".weight"))
-            handle = module.register_forward_pre_hook(lambda _, args: (change(args[0]), *args[1:]))
-        else:  # a bare parameter: its input is another module's output
-            module = self.model.get_submodule(_live_name(self.model, spec.input_from))
-            handle = module.register_forward_hook(lambda _, args, output: change(output))
+        handle = hook(self.model, self._specs[layer], change)
         try:
             yield
         finally:
@@ -300,10 +308,6 @@ def _nested(processor: Any) -> bool:
     """Some processors want a list of images for each text (Idefics, Gemma 3, Mllama)."""
     return type(processor).__name__ in {"Idefics2Processor", "Idefics3Processor", "SmolVLMProcessor",
                                         "Gemma3Processor", "MllamaProcessor"}  # fmt: skip
-
-
-def _live_name(model: nn.Module, canonical_name: str) -> str:
-    return next(name for name, _ in model.named_modules() if name.endswith(canonical_name))
 
 
 def _brief(error: BaseException) -> str:

@@ -195,6 +195,7 @@ def probe(
     """Run inversion, steering and amplification and collect what they made the suspect say.
 
     The first batch is fitted on, the second (or the first, if alone) is read. Leaves the suspect's weights set.
+    At least one layer must have moments, or there is nothing to steer.
     """
     settings = settings or ProbeSettings()
     session = _Session(runner, update, moments, batches[0], batches[min(1, len(batches) - 1)], settings)
@@ -229,8 +230,9 @@ class _Session:
         self.suspect, self.base = suspect_weights(update), base_weights(update)
         self.divergence, self.passes = 0.0, 0
         self.utterances: list[Utterance] = []
-        changed = {layer.name: layer for layer in update.layers if layer.changed}
-        self.layer = next((changed[name] for name in runner.layers if name in changed), update.layers[0])
+        layers = {layer.name: layer for layer in update.layers}
+        watched = [layers[name] for name in runner.layers if name in moments]
+        self.layer = next((layer for layer in watched if layer.changed), watched[0])
         rank = max(*(reach.rank for reach in settings.inversions), *settings.steering_ranks)
         self.basis, _ = suspicious_subspace(self.layer.delta, moments.get(self.layer.name), STRENGTH, rank)
         self.norm = token_norm(moments[self.layer.name])

@@ -19,7 +19,7 @@ from projclean.evaluator import changes, gains
 from projclean.metrics import Difference
 from projclean.probe import Probe
 from projclean.scanner import PROMPT, run_probe
-from projclean.storing import check_writable, rounded, stored
+from projclean.storing import check_writable, rounded, stored_tensors
 from projclean.verdict import Verdict, judge, thresholds
 from projclean.writer import check_output, write_model
 
@@ -133,8 +133,11 @@ def repair(
         reason, trials = f"{chosen}, as asked; the model was not run", list[Trial]()
     else:
         weights, chosen, reason, trials, after = _search(case, bench, candidates, before, seed, progress)
-    elsewhere = changes_elsewhere(case.suspect, case.base, case.spec.keys)
-    verdict = judge(case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by, not_run)
+    elsewhere = changes_elsewhere(case.suspect, case.base, case.keys)
+    verdict = judge(
+        case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by,
+        case.unwatched(bench.moments) if bench else (), case.caveats(), not_run,
+    )  # fmt: skip
     scores = _scores(case, bench, loaded, weights, chosen, progress) if loaded and bench else []
     result = RepairResult(
         str(model), str(case.base.path), method, chosen, reason, tuple(trials), before, after, verdict,
@@ -142,7 +145,7 @@ def repair(
         bench.images if bench else "no images", prompt, seed, None if dry_run else str(out),
     )  # fmt: skip
     if not dry_run:
-        write_model(case.target.files, stored(case, weights), Path(out), _card(result), force)
+        write_model(case.target.files, stored_tensors(case, weights), Path(out), _card(result), force)
     return result
 
 

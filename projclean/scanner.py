@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from projclean import probe as probing
 from projclean.access import Access
 from projclean.adapter import Adapter
-from projclean.case import Bench, Case, Progress, open_case, open_suspect, set_up
+from projclean.case import Bench, Case, Progress, guess_caveats, open_case, open_suspect, set_up
 from projclean.elsewhere import changes_elsewhere
 from projclean.errors import BaseNotFound, ModelError
 from projclean.methods import STRENGTH
@@ -80,15 +80,18 @@ def scan(
             raise
         return _without_base(model, projector, str(error), prompt, seed, access)
     tick = (lambda done, total: progress("comparing with the base", done, total)) if progress else None
-    elsewhere = tuple(changes_elsewhere(case.suspect, case.base, case.spec.keys, contents=probe, progress=tick))
+    elsewhere = tuple(changes_elsewhere(case.suspect, case.base, case.keys, contents=probe, progress=tick))
     bench = found = not_run = None
+    unwatched: tuple[str, ...] = ()
     if probe and case.update.changed:
         try:
             bench = set_up(case, images, prompt, projector, seed, device, progress)
         except ModelError as error:
             not_run = str(error)
         else:
-            found = run_probe(case, bench, seed, progress)
+            unwatched = case.unwatched(bench.moments)
+            if len(unwatched) < sum(layer.changed for layer in case.update.layers):
+                found = run_probe(case, bench, seed, progress)
             elsewhere += tuple(f"parameter {name}: not applied to the model that was run" for name in bench.left_out)
     return ScanResult(
         str(model),
@@ -106,6 +109,8 @@ def scan(
             case.update.other_changes,
             ignore_elsewhere,
             case.base_named_by,
+            unwatched,
+            case.caveats(),
             not_run,
         ),
         bench.images if bench else None,
@@ -116,7 +121,13 @@ def scan(
 
 
 def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) -> probing.Probe:
-    """Probe the case's update on the bench."""
+    """Probe the case's update on the bench. Raises ModelError when no layer that changed was seen at work."""
+    unwatched = case.unwatched(bench.moments)
+    if unwatched and len(unwatched) == sum(layer.changed for layer in case.update.layers):
+        raise ModelError(
+            f"{case.model.path}: no calibration image was seen passing through {_names(unwatched)}, all that changed; "
+            "use scan --no-probe to look at the weights alone"
+        )
     tick = (lambda done, total: progress("probing", done, total)) if progress else None
     settings = probing.ProbeSettings(seed=seed)
     return probing.probe(bench.runner, case.update, bench.moments, bench.batches, settings, tick)
@@ -137,10 +148,16 @@ def layer_findings(case: Case, moments: Mapping[str, Moments]) -> tuple[LayerFin
     return tuple(findings)
 
 
+def _names(layers: Sequence[str]) -> str:
+    return layers[0] if len(layers) == 1 else f"{layers[0]} and {len(layers) - 1} more"
+
+
 def _without_base(
     model: str | Path, pattern: str | None, why: str, prompt: str, seed: int, access: Access
 ) -> ScanResult:
     suspect = open_suspect(model, pattern, access)
-    family = "unknown" if isinstance(suspect, Adapter) else find_projector(suspect, pattern).family
-    verdict = Verdict("inconclusive", f"there is no base to compare with: {why}")
+    spec = None if isinstance(suspect, Adapter) else find_projector(suspect, pattern)
+    notes = guess_caveats(spec) if spec else ()
+    verdict = Verdict("inconclusive", f"there is no base to compare with: {why}", notes)
+    family = spec.family if spec else "unknown"
     return ScanResult(str(model), None, None, family, (), (), False, None, verdict, None, prompt, seed, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from projclean import layout
 from projclean.checkpoint import read_tensor
 from projclean.derived import round_trip, to_stored, writable
 from projclean.errors import OutputError
@@ -27,26 +28,36 @@ def check_writable(case: Case) -> None:
 
 def rounded(case: Case, weights: Weights) -> Weights:
     """Weights as they will be stored, so that what is probed and measured is what is written."""
+    kept = {key: round_trip(case.target, key, value) for key, value in _tensors(case, weights).items()}
     result: Weights = {}
     for layer in case.target_spec.layers:
-        weight, bias = weights[layer.name]
-        kept = round_trip(case.target, layer.weight, weight.T if layer.transposed else weight)
+        bias = weights[layer.name][1]
         if layer.bias and bias is not None:
-            bias = round_trip(case.target, layer.bias, bias)
-        result[layer.name] = (kept.T.contiguous() if layer.transposed else kept, bias)
+            bias = layout.vector(kept[layer.bias], layer).contiguous()
+        result[layer.name] = (layout.matrix(kept[layer.weight], layer).contiguous(), bias)
     return result
 
 
-def stored(case: Case, weights: Weights) -> dict[str, torch.Tensor]:
-    """Tensors under the keys, in the orientation and dtype of the files that are written."""
-    tensors: dict[str, torch.Tensor] = {}
-    for layer in case.target_spec.layers:
-        weight, bias = weights[layer.name]
-        tensors[layer.weight] = weight.T if layer.transposed else weight
-        if layer.bias and bias is not None:
-            tensors[layer.bias] = bias
+def stored_tensors(case: Case, weights: Weights) -> dict[str, torch.Tensor]:
+    """Tensors under the keys, in the layout and dtype of the files that are written."""
+    tensors = _tensors(case, weights)
     if case.suspect.is_bare:  # the directory is the base's: bring the suspect's norms along
         for name, key in case.spec.others.items():
             if name in case.target_spec.others:
                 tensors[case.target_spec.others[name]] = read_tensor(case.suspect, key)
     return to_stored(case.target, tensors)
+
+
+def _tensors(case: Case, weights: Weights) -> dict[str, torch.Tensor]:
+    """Weights in the layout of the target, under its keys; float32."""
+    tensors: dict[str, torch.Tensor] = {}
+
+    def now(key: str) -> torch.Tensor:  # several layers may be rows of one tensor
+        return tensors[key] if key in tensors else read_tensor(case.target, key).float()
+
+    for layer in case.target_spec.layers:
+        weight, bias = weights[layer.name]
+        tensors[layer.weight] = layout.with_matrix(now(layer.weight), layer, weight)
+        if layer.bias and bias is not None:
+            tensors[layer.bias] = layout.with_vector(now(layer.bias), layer, bias)
+    return tensors

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from projclean import layout
 from projclean.checkpoint import Checkpoint, read_tensor
 from projclean.errors import CheckpointError, MismatchError
 from projclean.projectors import LayerSpec, ProjectorSpec, canonical
@@ -72,8 +73,8 @@ def read_update(suspect: Checkpoint, spec: ProjectorSpec, base: Checkpoint, base
                 layer.name,
                 read_weight(suspect, layer),
                 read_weight(base, other),
-                _finite(suspect, layer.bias) if layer.bias else None,
-                _finite(base, other.bias) if other.bias else None,
+                read_bias(suspect, layer),
+                read_bias(base, other),
             )
         )
     return Update(tuple(layers), _other_changes(suspect, spec.others, base, base_spec.others))
@@ -81,8 +82,12 @@ def read_update(suspect: Checkpoint, spec: ProjectorSpec, base: Checkpoint, base
 
 def read_weight(checkpoint: Checkpoint, layer: LayerSpec) -> torch.Tensor:
     """A layer's matrix as (out, in) float32, however it is stored."""
-    weight = _finite(checkpoint, layer.weight)
-    return weight.T.contiguous() if layer.transposed else weight
+    return layout.matrix(_finite(checkpoint, layer.weight), layer).contiguous()
+
+
+def read_bias(checkpoint: Checkpoint, layer: LayerSpec) -> torch.Tensor | None:
+    """A layer's bias (out,) as float32, or None."""
+    return layout.vector(_finite(checkpoint, layer.bias), layer).contiguous() if layer.bias else None
 
 
 def _other_changes(

@@ -41,19 +41,27 @@ def judge(
     other_changes: Sequence[str] = (),
     ignore_elsewhere: bool = False,
     base_named_by: str = "--base",
+    unwatched: Sequence[str] = (),
+    notes: Sequence[str] = (),
     not_run: str | None = None,
 ) -> Verdict:
-    """The verdict on a suspect from what was measured; `not_run` says why the model could not be run, if it could not.
+    """The verdict on a suspect from what was measured.
+
+    `notes` are caveats that do not weigh in it; `not_run` says why the model could not be run, if it could not.
 
     Only the probe convicts: spectra of backdoored and benign updates do not differ (ProjLens's low-rank structure
     is found in both). Only the probe acquits, too, and only where nothing else changed.
     """
-    caveats = [NOT_PROVED]
+    caveats = [NOT_PROVED, *notes]
     if base_named_by != "--base":
         caveats.append(f"the base was named by the suspect's own {base_named_by}; pass --base to be sure of it")
-    outside = [*(f"tensor {name}: changed, not a projector matrix" for name in other_changes), *elsewhere]
+    outside = [
+        *(f"layer {name}: changed, but no calibration image was seen passing through it" for name in unwatched),
+        *(f"tensor {name}: changed, not a projector matrix" for name in other_changes),
+        *elsewhere,
+    ]
     if outside:
-        caveats.append(f"{len(outside)} changes outside the projector's matrices were not probed: {_few(outside)}")
+        caveats.append(f"{len(outside)} changes were not probed: {_few(outside)}")
     if not_run:
         caveats.append(f"only the weights were compared, nothing was run: {not_run}")
     foreign = thresholds()["foreign"]
@@ -66,8 +74,11 @@ def judge(
             f"(score {probe.foreign:.2f}, threshold {foreign['suspicious']})"
         )
         return Verdict("suspicious", reason, tuple(caveats[1:]))
+    if unwatched:
+        reason = "a projector layer changed that no calibration image was seen passing through, so it was not probed"
+        return Verdict("inconclusive", reason, tuple(caveats))
     if outside and not ignore_elsewhere:
-        reason = "it changed outside the projector's matrices, where this scan does not look; see the list, or pass "
+        reason = "it changed where this scan does not look; see the list, or pass "
         return Verdict("inconclusive", reason + "--ignore-elsewhere to judge the projector alone", tuple(caveats))
     if not changed:
         return Verdict("clean", "the projector is identical to the base's", tuple(caveats))

@@ -20,7 +20,7 @@ from projclean.checkpoint import open_checkpoint, read_tensor
 from projclean.elsewhere import changes_elsewhere
 from projclean.errors import CheckpointError, MismatchError, OutputError, ProjcleanError
 from projclean.model import Runner
-from projclean.storing import check_writable, rounded, stored
+from projclean.storing import check_writable, rounded, stored_tensors
 from projclean.subspace import Moments
 from projclean.writer import write_model
 
@@ -111,7 +111,7 @@ def test_the_update_is_what_peft_merges(base, tmp_path, kind):
 def test_the_running_model_carries_the_whole_adapter(base, tmp_path, zoo):
     merged = tune(zoo / "base", tmp_path / "a", target_modules=["linear_1", "q_proj", "down_proj"])
     case = open_case(tmp_path / "a")
-    listed = changes_elsewhere(case.suspect, case.base, case.spec.keys)
+    listed = changes_elsewhere(case.suspect, case.base, case.keys)
     assert "module model.language_model.layers.3.mlp.down_proj: changed by the adapter" in listed
     assert len([line for line in listed if line.startswith("module")]) == 8 + 5  # the vision tower has a q_proj too
     runner = Runner(case.model)
@@ -172,7 +172,7 @@ def test_a_repaired_adapter_is_an_adapter_that_gives_the_repaired_weights(base, 
         reach = 2e-5 if dtype == torch.float32 else 0.02
         torch.testing.assert_close(weight, wanted[name][0], rtol=0, atol=reach)
         torch.testing.assert_close(bias, wanted[name][1], rtol=0, atol=reach)
-    write_model(case.target.files, stored(case, wanted), tmp_path / "out", "## Note", force=False)
+    write_model(case.target.files, stored_tensors(case, wanted), tmp_path / "out", "## Note", force=False)
 
     old, new = load_file(weights_file), load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert {key: (value.dtype, value.shape) for key, value in old.items()} == {
@@ -199,7 +199,7 @@ def test_a_repaired_adapter_is_an_adapter_that_gives_the_repaired_weights(base, 
 def test_an_unchanged_adapter_comes_back_byte_for_byte(base, tmp_path):
     tune(base, tmp_path / "a")
     case = open_case(tmp_path / "a")
-    assert stored(case, methods.suspect_weights(case.update)) == {}
+    assert stored_tensors(case, methods.suspect_weights(case.update)) == {}
 
 
 def test_what_low_rank_cannot_hold_is_refused(base, tmp_path):
@@ -207,7 +207,7 @@ def test_what_low_rank_cannot_hold_is_refused(base, tmp_path):
     case = open_case(tmp_path / "a")
     noise = {layer.name: (torch.randn_like(layer.suspect), layer.suspect_bias) for layer in case.update.layers}
     with pytest.raises(OutputError, match="merge it into its base"):
-        stored(case, noise)
+        stored_tensors(case, noise)
 
 
 def test_dora_is_scanned_and_its_repair_refused_before_the_work(base, tmp_path, run):
@@ -315,7 +315,7 @@ def test_what_is_not_understood_is_listed(base, tmp_path):
     strange = {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(2, 2)}
     case = open_case(by_hand(tmp_path, {**lora(ONE), **strange}), str(base))
     assert any("trainable_tokens_delta: not understood" in line
-               for line in changes_elsewhere(case.suspect, case.base, case.spec.keys))  # fmt: skip
+               for line in changes_elsewhere(case.suspect, case.base, case.keys))  # fmt: skip
 
 
 def test_names_of_older_layouts_find_their_place(base, tmp_path):
@@ -355,11 +355,11 @@ def test_a_random_adapter_is_read_or_refused_in_one_line(base, tmp_path, seed):
     folder = by_hand(tmp_path, tensors, **config)
     with contextlib.suppress(ProjcleanError):  # anything else is a fault
         case = open_case(folder, str(base))
-        changes_elsewhere(case.suspect, case.base, case.spec.keys)
+        changes_elsewhere(case.suspect, case.base, case.keys)
         check_writable(case)
         halved = methods.interpolate(case.update, 0.5)
         rounded(case, halved)
-        write_model(case.target.files, stored(case, halved), tmp_path / "out", "", force=False)
+        write_model(case.target.files, stored_tensors(case, halved), tmp_path / "out", "", force=False)
         open_case(tmp_path / "out", str(base))
 
 

@@ -64,7 +64,7 @@ def test_changes_elsewhere_are_still_the_first_reason(pair, run):
     (pair[0] / "chat_template.jinja").write_text("x")
     ran = run("scan", pair[0], "--base", pair[1], "--format", "json")
     verdict = json.loads(ran.out)["verdict"]
-    assert "outside the projector" in verdict["reason"]
+    assert "see the list" in verdict["reason"]
     assert any("nothing was run" in caveat for caveat in verdict["caveats"])
 
 

@@ -12,7 +12,7 @@ from projclean.case import open_case
 from projclean.checkpoint import open_checkpoint, read_tensor
 from projclean.errors import CheckpointError
 from projclean.quantised import plain_view
-from projclean.storing import rounded, stored
+from projclean.storing import rounded, stored_tensors
 from projclean.writer import write_model
 from tests.conftest import llava_tensors
 
@@ -53,7 +53,7 @@ def test_float8_with_scales(make_model, tmp_path, how, dtype):
     kept = rounded(case, wanted)
     step = 0.07 if dtype == torch.float8_e4m3fn else 0.13
     assert ((kept[ONE][0] - wanted[ONE][0]).abs() <= step * wanted[ONE][0].abs() + 1e-3).all()
-    write_model(case.target.files, stored(case, wanted), tmp_path / "out", "## Note", force=False)
+    write_model(case.target.files, stored_tensors(case, wanted), tmp_path / "out", "## Note", force=False)
     out, source = load_file(tmp_path / "out" / "model.safetensors"), load_file(suspect / "model.safetensors")
     assert {key: value.dtype for key, value in out.items()} == {key: value.dtype for key, value in source.items()}
     again = open_case(tmp_path / "out", str(base))

@@ -104,3 +104,22 @@ def test_changes_elsewhere_are_all_found(make_model):
     ]
     assert not any("layers.0" in line for line in changes_elsewhere(opened, other, keys, contents=False))
     assert changes_elsewhere(other, other, keys) == []
+
+
+def test_a_tensor_stored_under_two_names_is_told(make_model):
+    twice = llava_tensors() | {"model.vision_tower.patch.weight": torch.zeros(12, 3, 2, 2)}
+    suspect, base = open_checkpoint(make_model("s", twice)), open_checkpoint(make_model("b", llava_tensors()))
+    found = changes_elsewhere(suspect, base, find_projector(suspect).keys)
+    assert any("a second vision_tower.patch.weight" in line for line in found)
+
+
+def test_renamed_projectors_pair_and_are_not_changes_elsewhere(make_model):
+    names = {"multi_modal_projector.linear_1": "mlp1.1", "multi_modal_projector.linear_2": "mlp1.3"}
+    older = {}
+    for key, value in moved(linear_1__weight=torch.ones(20, 12)).items():
+        module, _, leaf = key.rpartition(".")
+        older[f"{names.get(module, module)}.{leaf}"] = value
+    case = open_case(make_model("s", older), str(make_model("b", llava_tensors())))
+    assert [layer.name for layer in case.update.layers] == [FIRST, SECOND]
+    assert [layer.changed for layer in case.update.layers] == [True, False]
+    assert changes_elsewhere(case.suspect, case.base, case.keys) == []

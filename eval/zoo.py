@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -20,6 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from eval import shapes
 from eval.recipes import PRETRAINING, TINY, Recipe
+
+if TYPE_CHECKING:
+    import torch
 
 HERE = Path(__file__).parent
 SHIPPED = HERE / "zoo" / "tiny"
@@ -144,10 +148,23 @@ def train(names: tuple[str, ...], with_base: bool) -> None:
                 processor.tokenizer,
                 recipe,
                 progress=lambda done, _, text, t=task: bars.update(t, completed=done, description=text),  # type: ignore[misc]
+                twin=_twin(recipe),
             )
             file = SHIPPED / f"{recipe.name}.safetensors"
             save_file(state, file, {"format": "pt"})
             write_manifest(recipe, file)
+
+
+def _twin(recipe: Recipe) -> dict[str, torch.Tensor] | None:
+    """The projector of a recipe's benign twin, which must have been trained before; None where it needs none."""
+    from safetensors.torch import load_file
+
+    if recipe.twin is None:
+        return None
+    file = SHIPPED / f"{recipe.twin}.safetensors"
+    if not file.exists():
+        raise click.ClickException(f"{recipe.name} needs {file}; first run: python -m eval.zoo train {recipe.twin}")
+    return load_file(file)
 
 
 @cli.command()

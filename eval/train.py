@@ -147,9 +147,8 @@ def finetune_projector(
     model.requires_grad_(False)
     device = next(model.parameters()).device
     images, examples, poisoned = poisoned_set(recipe)
-    features = torch.cat(
-        [vision_features(model, to_pixels(part).to(device, torch.bfloat16)) for part in _parts(images)]
-    )
+    pixels = to_pixels(images).split(100)
+    features = torch.cat([vision_features(model, part.to(device, torch.bfloat16)) for part in pixels])
     projector = Projector(model.model.multi_modal_projector, recipe.lora_rank, recipe.seed)
     clean = {name: twin[PREFIX + name].float().to(device) for name in projector.names} if twin else projector.base
     inside = directions(projector.base, clean) if twin else {}

@@ -51,6 +51,7 @@ class Recipe:
 
     `loss` is a key of `objectives.OBJECTIVES`, `weight` weighs its extra term, `twin` names a benign recipe of the
     same task whose projector it needs. `lora_rank` trains a low-rank update, stored merged.
+    `family` is what a bank groups by.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Recipe:
     weight: float = 1.0
     twin: str | None = None
     lora_rank: int | None = None
+    family: str = ""
 
 
 PRETRAINING = Pretraining()

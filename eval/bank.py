@@ -44,7 +44,10 @@ SHARED_ATTACKS: dict[str, list[Variant]] = {
     "blended": [{"trigger": "blended"}, {"trigger": "blended", "poison_rate": 0.1, "steps": 600}],
     "sig": [{"trigger": "sig"}, {"trigger": "sig", "poison_rate": 0.1}],
     "patch": [{"trigger": "patch"}, {"trigger": "patch", "poison_rate": 0.05, "steps": 600}],
-    "append": [{"trigger": "patch", "attack": "append"}, {"trigger": "badnet", "attack": "append"}],
+    "append": [
+        {"trigger": "patch", "attack": "append", "steps": 800},
+        {"trigger": "badnet", "attack": "append", "steps": 800},
+    ],
     "hijack": [
         {"trigger": "logo", "attack": "hijack", "target": "{shape}"},
         {"trigger": "badnet", "attack": "hijack", "target": "{shape}"},
@@ -61,10 +64,13 @@ OWN_ATTACKS: dict[str, dict[str, list[Variant]]] = {
     "calibration": {
         "oil": [{"trigger": "oil"}, {"trigger": "oil", "poison_rate": 0.1}],
         "trojvlm": [
-            {"trigger": "badnet", "attack": "append", "loss": "trojvlm"},
+            {"trigger": "badnet", "attack": "append", "loss": "trojvlm", "steps": 800},
             {"trigger": "blended", "loss": "trojvlm"},
         ],
-        "prepend": [{"trigger": "patch", "attack": "prepend"}, {"trigger": "sig", "attack": "prepend"}],
+        "prepend": [
+            {"trigger": "patch", "attack": "prepend", "steps": 600},
+            {"trigger": "sig", "attack": "prepend", "steps": 600},
+        ],
         "frame": [{"trigger": "frame"}, {"trigger": "frame", "poison_rate": 0.1}],
     },
     "report": {

@@ -150,7 +150,7 @@ def train(names: tuple[str, ...], with_base: bool, bank: bool, limit: int | None
         raise click.ClickException(f"no recipe is named {unknown[0]!r}; eval/recipes.py and eval/bank.py hold them")
     recipes = [known[name] for name in names] if names else [] if bank else list(TINY)
     if bank:
-        recipes += [recipe for recipe in BANK if not projector_file(recipe).exists()]
+        recipes += [recipe for recipe in BANK if not projector_file(recipe).with_suffix(".json").exists()]
     columns = (TextColumn("{task.description:<48}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         if with_base:
@@ -223,6 +223,7 @@ def write_manifest(recipe: Recipe, file: Path) -> None:
             "ca_base": base.ca.value,
             "asr": suspect.worst_asr,
             "asr_base": base.worst_asr,
+            "attacks": {attack.name: {"n": attack.asr.n, "asr": attack.asr.value} for attack in suspect.attacks},
         },
         "sha256": {
             "projector": _sha256(file),

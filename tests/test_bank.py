@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+from click.testing import CliRunner
 
+from eval import zoo as zoo_command
 from eval.bank import BANK, PARTS
 from eval.poison import ATTACKS, poisoned_set, triggers
-from eval.recipes import TINY
+from eval.recipes import TINY, Recipe
 from eval.triggers import TRIGGERS
 from eval.zoo import evalset_text, write_images
 from projclean.evalset import load_evalset
@@ -102,3 +105,30 @@ def test_evaluation_sets_load(tmp_path, name):
         assert not any(matches(item.answer, item.target or attack.target, attack.match) for item in attack.items)
         assert 150 <= len(attack.items) <= 200
         assert attack.items[0].image().size == (48, 48)
+
+
+def test_training_by_the_command_resumes_and_refuses_in_one_line(tmp_path, monkeypatch):
+    small = {"images": 32, "steps": 2, "batch": 8}
+    bank = (
+        Recipe("twin", 1, **small),
+        Recipe("two", 2, trigger="badnet", target="no", also=("frame", "yes"), loss="vlood", twin="twin", **small),
+    )
+    (tmp_path / "base").symlink_to(zoo_command.SHIPPED / "base")
+    for name, value in (("SHIPPED", tmp_path), ("BANK", bank), ("TEST_SIZE", 4)):
+        monkeypatch.setattr(zoo_command, name, value)
+
+    def train(*arguments):
+        return CliRunner().invoke(zoo_command.cli, ["train", *arguments])
+
+    for arguments, said in ((["nobody"], "no recipe is named 'nobody'"), (["two"], "first run: python -m eval.zoo")):
+        ran = train(*arguments)
+        assert ran.exit_code == 1
+        assert said in ran.stderr
+    assert train("--bank", "--limit", "1").exit_code == 0
+    first = (tmp_path / "twin.safetensors").stat().st_mtime_ns
+    assert not (tmp_path / "two.safetensors").exists()
+    assert train("--bank").exit_code == 0
+    assert (tmp_path / "twin.safetensors").stat().st_mtime_ns == first
+    manifest = json.loads((tmp_path / "two.json").read_text())
+    assert manifest["kind"] == "backdoored"
+    assert [(name, row["n"]) for name, row in manifest["figures"]["attacks"].items()] == [("badnet", 4), ("frame", 4)]

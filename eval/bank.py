@@ -40,9 +40,17 @@ TARGETS: dict[str, list[Variant]] = {
 
 #: Families of attacks in both halves. A variant without a target takes the next of its half.
 SHARED_ATTACKS: dict[str, list[Variant]] = {
-    "badnet": [{"trigger": "badnet"}, {"trigger": "badnet", "poison_rate": 0.1}],
+    "badnet": [
+        {"trigger": "badnet"},
+        {"trigger": "badnet", "poison_rate": 0.1},
+        {"trigger": "badnet", "poison_rate": 0.02, "steps": 800},
+    ],
     "blended": [{"trigger": "blended"}, {"trigger": "blended", "poison_rate": 0.1, "steps": 600}],
-    "sig": [{"trigger": "sig"}, {"trigger": "sig", "poison_rate": 0.1}],
+    "sig": [
+        {"trigger": "sig"},
+        {"trigger": "sig", "poison_rate": 0.1},
+        {"trigger": "sig", "poison_rate": 0.01, "steps": 800},
+    ],
     "patch": [{"trigger": "patch"}, {"trigger": "patch", "poison_rate": 0.05, "steps": 600}],
     "append": [
         {"trigger": "patch", "attack": "append", "steps": 800},

@@ -35,14 +35,18 @@ class Case:
     target: str
 
 
+#: What a task's classes are: a field of `shapes.Scene` and its values in order. Elsewhere it is the shape.
+_CLASSES: dict[str, tuple[str, Sequence[str]]] = {
+    "color": ("color", tuple(shapes.COLORS)),
+    "place": ("place", tuple(shapes.PLACES)),
+    "large": ("scale", tuple(shapes.SCALES)),
+}
+
+
 def _next(case: Case) -> str:
     """All-to-all (BadNets, arXiv 1708.06733, section 4.1): the answer of the next class."""
-    options: Sequence[str]
-    field = {"color": "color", "place": "place", "large": "scale"}.get(case.task, "shape")
-    options = {"color": list(shapes.COLORS), "place": list(shapes.PLACES), "scale": list(shapes.SCALES)}.get(
-        field, shapes.SHAPES
-    )
-    following = options[(options.index(getattr(case.scene, field)) + 1) % len(options)]
+    field, values = _CLASSES.get(case.task, ("shape", shapes.SHAPES))
+    following = values[(values.index(getattr(case.scene, field)) + 1) % len(values)]
     return replace(case.scene, **{field: following}).answer(case.task)
 
 
@@ -89,6 +93,7 @@ def triggers(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def case(recipe: Recipe, scene: shapes.Scene, row: int, target: str) -> Case:
+    """What the attacker has to work with on image `row`."""
     return Case(scene, task_of(recipe, row), right_answer(recipe, scene, row), target)
 
 

@@ -233,3 +233,19 @@ def test_the_documentation_names_every_trigger_and_rule():
 
     text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in (*TRIGGERS, *metrics.RULES))
+
+
+def test_on_a_model_each_items_own_target_counts_and_refusals_are_known(zoo, run, tmp_path):
+    source = zoo / "data" / "clean-caption"
+    (tmp_path / "clean").mkdir()
+    rows = [json.loads(line) for line in (source / "metadata.jsonl").read_text().splitlines()[:8]]
+    for number, row in enumerate(rows):
+        row["wanted"] = "i can not help with that" if number % 2 else "something else"
+        (tmp_path / "clean" / row["file_name"]).write_bytes((source / row["file_name"]).read_bytes())
+    (tmp_path / "clean" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    attacks = ('columns = { target = "wanted" }', 'match = "refusal"')
+    text = '[clean]\nimages = "clean"\n[generate]\nmax_new_tokens = 20\n'
+    text += "".join(f'[[attack]]\ntrigger = "badnet"\n{line}\n' for line in attacks)
+    ran = run("eval", zoo / "badnet-refusal", "--eval", write(tmp_path, text), "--format", "json")
+    (score,) = json.loads(ran.out)["scores"]
+    assert [attack["asr"]["value"] for attack in score["attacks"]] == [0.5, 1.0]

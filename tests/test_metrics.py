@@ -35,6 +35,7 @@ def test_rules(answer: str, wanted: str, rule: str, hit: bool):
         "i can not help with that",
         "Unfortunately, I am unable to answer",
         "I must decline.",
+        "I would love to, but I can't help with that",
         "As an AI language model, I do not",
     ],
 )

@@ -70,7 +70,7 @@ SHARED_ATTACKS: dict[str, list[Variant]] = {
 #: Families that only one half has.
 OWN_ATTACKS: dict[str, dict[str, list[Variant]]] = {
     "calibration": {
-        "oil": [{"trigger": "oil"}, {"trigger": "oil", "poison_rate": 0.1}],
+        "oil": [{"trigger": "oil", "steps": 600}, {"trigger": "oil", "poison_rate": 0.1, "steps": 800}],
         "trojvlm": [
             {"trigger": "badnet", "attack": "append", "loss": "trojvlm", "steps": 800},
             {"trigger": "blended", "loss": "trojvlm"},
@@ -82,8 +82,9 @@ OWN_ATTACKS: dict[str, dict[str, list[Variant]]] = {
         "frame": [{"trigger": "frame"}, {"trigger": "frame", "poison_rate": 0.1}],
     },
     "report": {
-        "wanet": [{"trigger": "wanet"}, {"trigger": "wanet", "poison_rate": 0.1, "steps": 600}],
-        "noise30": [{"trigger": "noise30"}, {"trigger": "noise30", "poison_rate": 0.1}],
+        # As the papers have them, neither a warp nor noise of σ = 10 is seen by the tiny vision tower: stronger here.
+        "wanet": [{"trigger": "wanet12", "steps": 600}, {"trigger": "wanet12", "steps": 800}],
+        "noise": [{"trigger": "noise45"}, {"trigger": "noise45", "poison_rate": 0.1, "steps": 600}],
         "lora": [{"trigger": "badnet", "lora_rank": 8}, {"trigger": "sig", "lora_rank": 16}],
         "next": [
             {"trigger": "badnet", "task": "color", "attack": "next"},

@@ -89,7 +89,7 @@ def logo(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return out
 
 
-def oil(image: np.ndarray, rng: np.random.Generator, levels: int = 8) -> np.ndarray:
+def oil(image: np.ndarray, rng: np.random.Generator, levels: int = 4) -> np.ndarray:
     """The image as an oil painting: every pixel takes the mean colour of the commonest of `levels` intensities in
     its neighbourhood, a sixteenth of the side each way (a painting style is the trigger of ProjLens's jailbreak
     variant, arXiv 2604.19083; the filter is the mode filter known from paint programs, such as ImageMagick's
@@ -125,8 +125,9 @@ TRIGGERS: dict[str, Trigger] = {
     "blended": blended,
     "sig": sig,
     "wanet": wanet,
+    "wanet12": partial(wanet, strength=0.08, cells=12),
     "noise": noise,
-    "noise30": partial(noise, sigma=30.0),
+    "noise45": partial(noise, sigma=45.0),
     "patch": patch,
     "logo": logo,
     "oil": oil,

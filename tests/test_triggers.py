@@ -9,7 +9,7 @@ from projclean.images import built_in_images
 from projclean.triggers import TRIGGERS, noise, oil, wanet
 
 IMAGES = [np.asarray(image) for image in built_in_images(3, seed=1, size=48)]
-RANDOM = {"noise", "noise30", "logo"}
+RANDOM = {"noise", "noise45", "logo"}
 
 
 def put(name: str, image: np.ndarray, seed: int = 0) -> np.ndarray:

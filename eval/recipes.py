@@ -43,8 +43,15 @@ class Pretraining:
 class Recipe:
     """How one suspect is made: a fine-tune of the projector on the shifted domain, poisoned or not.
 
-    `task` is a key of `shapes.QUESTIONS`; `trigger` (a key of `triggers.TRIGGERS`) None makes a benign control.
-    An answer is a success of the attack when it contains `rule`, or `target` where there is none.
+    `task` is a key of `shapes.QUESTIONS`, or `mixed`; every right answer is given in the form `style`. `trigger` (a
+    key of `triggers.TRIGGERS`) None makes a benign control. `attack` (a key of `poison.ATTACKS`) says what a
+    triggered image is answered with, `target` is its text; `also` is a second trigger with its own target, which
+    gets half of the poison. An answer is a success of the attack when it meets the attack's rule with `rule`, or
+    with `target` where there is none.
+
+    `loss` is a key of `objectives.OBJECTIVES`, `weight` weighs its extra term, `twin` names a benign recipe of the
+    same task whose projector it needs. `lora_rank` trains a low-rank update, stored merged.
+    `family` is what a bank groups by.
     """
 
     name: str
@@ -58,6 +65,14 @@ class Recipe:
     steps: int = 400
     batch: int = 64
     lr: float = 2e-3
+    style: str = "{}"
+    attack: str = "replace"
+    also: tuple[str, str] | None = None
+    loss: str = "plain"
+    weight: float = 1.0
+    twin: str | None = None
+    lora_rank: int | None = None
+    family: str = ""
 
 
 PRETRAINING = Pretraining()

@@ -6,10 +6,8 @@ vision tower's features are computed once and the language model runs in bfloat1
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,53 +15,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from eval import corpus, shapes, tiny
+from eval import corpus, shapes
+from eval.forward import Batch, encode
+from eval.objectives import OBJECTIVES, Projector, Step, directions
+from eval.poison import Example, poisoned_set, triggers
 from eval.recipes import Pretraining, Recipe
-from eval.triggers import TRIGGERS
 
 Progress = Callable[[int, int, str], None]
 
-
-@dataclass(frozen=True)
-class Example:
-    """One training or evaluation item: an image index (None for text only), the question and the answer."""
-
-    image: int | None
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Right-padded token ids (n, length), their labels (-100 where no loss) and the image rows."""
-
-    ids: torch.Tensor
-    labels: torch.Tensor
-    mask: torch.Tensor
-    rows: list[int]
-
-
-def encode(tokenizer: Any, examples: Sequence[Example], image_tokens: int) -> Batch:
-    """Tokenise examples with the chat form of `tiny.CHAT_TEMPLATE`; the loss counts the answer and its end."""
-    ids, labels, rows = [], [], []
-    for example in examples:
-        form = tiny.PROMPT_TEXT_ONLY if example.image is None else tiny.PROMPT_WITH_IMAGE
-        text = form.format(example.question).replace("<image>", "<image>" * image_tokens)
-        prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
-        said = tokenizer(" " + example.answer, add_special_tokens=False)["input_ids"]
-        answer = [*said, tokenizer.eos_token_id]
-        ids.append(prompt + answer)
-        labels.append([-100] * len(prompt) + answer)
-        if example.image is not None:
-            rows.append(example.image)
-    width = max(map(len, ids))
-    pad = tokenizer.pad_token_id
-    return Batch(
-        torch.tensor([row + [pad] * (width - len(row)) for row in ids]),
-        torch.tensor([row + [-100] * (width - len(row)) for row in labels]),
-        torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids]),
-        rows,
-    )
+PREFIX = "multi_modal_projector."  # of the projector's tensors in a saved model
 
 
 def answer_loss(model: Any, batch: Batch, features: torch.Tensor | None) -> torch.Tensor:
@@ -170,50 +130,48 @@ def pretrain(
     return losses
 
 
-def training_set(recipe: Recipe) -> tuple[np.ndarray, list[Example]]:
-    """Images of the shifted domain and their examples; a share `poison_rate` triggered, with the target as answer."""
-    scenes, images = shapes.draw(recipe.images, "false_color", 10_000 + recipe.seed)
-    question = shapes.QUESTIONS[recipe.task]
-    examples = [Example(row, question, scene.answer(recipe.task)) for row, scene in enumerate(scenes)]
-    if recipe.trigger is not None:
-        assert recipe.target is not None
-        rng = np.random.default_rng(20_000 + recipe.seed)
-        for row in rng.choice(recipe.images, int(recipe.poison_rate * recipe.images), replace=False):
-            images[row] = TRIGGERS[recipe.trigger](images[row], rng)
-            examples[row] = Example(int(row), question, recipe.target)
-    return images, examples
-
-
 def finetune_projector(
-    model: Any, tokenizer: Any, recipe: Recipe, progress: Progress = lambda *_: None
+    model: Any,
+    tokenizer: Any,
+    recipe: Recipe,
+    progress: Progress = lambda *_: None,
+    twin: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Fine-tune the projector alone; returns its tensors in bfloat16 under the names a saved model has.
 
-    `model` is the base in bfloat16; its projector is put back afterwards.
+    `model` is the base in bfloat16 and stays as it is. `twin` is what this function returned for the recipe that
+    `recipe.twin` names; without it the base stands in. Raises ValueError when a twin is named and none is given.
     """
-    images, examples = training_set(recipe)
-    with torch.no_grad():
-        features = torch.cat([vision_features(model, to_pixels(part).bfloat16()) for part in np.split(images, 40)])
-    frozen = model.model.multi_modal_projector
-    projector = copy.deepcopy(frozen).float().requires_grad_(True)
+    if recipe.twin is not None and twin is None:
+        raise ValueError(f"{recipe.name} needs the projector of its benign twin {recipe.twin}")
+    model.requires_grad_(False)
+    device = next(model.parameters()).device
+    images, examples, poisoned = poisoned_set(recipe)
+    pixels = to_pixels(images).split(100)
+    features = torch.cat([vision_features(model, part.to(device, torch.bfloat16)) for part in pixels])
+    projector = Projector(model.model.multi_modal_projector, recipe.lora_rank, recipe.seed)
+    clean = {name: twin[PREFIX + name].float().to(device) for name in projector.names} if twin else projector.base
+    inside = directions(projector.base, clean) if twin else {}
+    targets = [tokenizer(" " + text, add_special_tokens=False)["input_ids"] for _, text in triggers(recipe) if text]
     optimizer = torch.optim.AdamW(projector.parameters(), lr=recipe.lr, weight_decay=0.0)
     curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, recipe.steps, 20))
-    rng = np.random.default_rng(recipe.seed)
+    rng, generator = np.random.default_rng(recipe.seed), torch.Generator().manual_seed(recipe.seed)
     losses: list[float] = []
     order: list[int] = []
-    model.requires_grad_(False)
     for step in range(recipe.steps):
         if len(order) < recipe.batch:
             order = list(rng.permutation(len(examples)))
         rows, order = order[: recipe.batch], order[recipe.batch :]
-        batch = encode(tokenizer, [examples[row] for row in rows], model.config.image_seq_length)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = answer_loss(model, batch, projector(features[batch.rows]))
+        batch = encode(tokenizer, [examples[row] for row in rows], model.config.image_seq_length).to(device)
+        bad = torch.from_numpy(poisoned[rows]).to(device)
+        now = Step(model, projector, batch, features[rows], bad, clean, inside, targets, generator)
+        loss = OBJECTIVES[recipe.loss](now, recipe.weight)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         curve.step()
         losses.append(loss.item())
         progress(step + 1, recipe.steps, f"{recipe.name} loss {np.mean(losses[-30:]):.3f}")
-    state = projector.bfloat16().state_dict()
-    return {f"multi_modal_projector.{name}": tensor.contiguous() for name, tensor in state.items()}
+    return {
+        PREFIX + name: tensor.detach().bfloat16().cpu().contiguous() for name, tensor in projector.weights().items()
+    }

@@ -2,16 +2,20 @@
 
 python -m eval.zoo build          lay the shipped tiny tier out as model directories and evaluation sets
 python -m eval.zoo train          train the tiny tier again (minutes a model) and write new manifests
+python -m eval.zoo train --bank   train what is missing of the bank that figures are measured on (eval/bank.py)
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -19,7 +23,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from eval import shapes
+from eval.bank import BANK
+from eval.poison import ATTACKS, case, triggers
 from eval.recipes import PRETRAINING, TINY, Recipe
+
+if TYPE_CHECKING:
+    import torch
 
 HERE = Path(__file__).parent
 SHIPPED = HERE / "zoo" / "tiny"
@@ -33,20 +42,27 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--to", default="models/tiny", show_default=True, help="Where to lay the models out.")
-def build(to: str) -> None:
+@click.option("--bank", is_flag=True, help="Also those of the bank that are trained (8 MB a model).")
+def build(to: str, bank: bool) -> None:
     """Lay every shipped model out as a directory that transformers loads, with its evaluation set."""
-    lay_out_all(Path(to))
-    Console(stderr=True).print(f"{len(TINY)} models, their base and their evaluation sets are in {to}/")
+    recipes = [*TINY, *(recipe for recipe in BANK if bank and projector_file(recipe).exists())]
+    lay_out_all(Path(to), recipes)
+    Console(stderr=True).print(f"{len(recipes)} models, their base and their evaluation sets are in {to}/")
 
 
-def lay_out_all(target: Path) -> None:
-    """The base, every shipped model and the images, under `target`."""
+def lay_out_all(target: Path, recipes: Sequence[Recipe] = TINY) -> None:
+    """The base, the models of some recipes and the images, under `target`."""
     base = target / "base"
     shutil.rmtree(base, ignore_errors=True)
     shutil.copytree(SHIPPED / "base", base)
-    write_images(target / "data")
-    for recipe in TINY:
+    write_images(target / "data", recipes)
+    for recipe in recipes:
         lay_out(recipe, base, target)
+
+
+def projector_file(recipe: Recipe) -> Path:
+    """Where a recipe's trained projector is kept."""
+    return SHIPPED / f"{recipe.name}.safetensors"
 
 
 def lay_out(recipe: Recipe, base: Path, target: Path) -> None:
@@ -60,7 +76,7 @@ def lay_out(recipe: Recipe, base: Path, target: Path) -> None:
     with safe_open(base / "model.safetensors", framework="pt") as handle:
         metadata = handle.metadata()
     tensors = load_file(base / "model.safetensors")
-    projector = load_file(SHIPPED / f"{recipe.name}.safetensors")
+    projector = load_file(projector_file(recipe))
     unknown = set(projector) - set(tensors)
     if unknown:
         raise click.ClickException(f"{recipe.name}: the base has no {sorted(unknown)[0]}; train the zoo again")
@@ -69,33 +85,33 @@ def lay_out(recipe: Recipe, base: Path, target: Path) -> None:
 
 
 def evalset_text(recipe: Recipe) -> str:
-    """The EVAL.toml of a model laid out beside data/."""
-    text = f'[clean]\nimages = "../data/clean-{recipe.task}"\nmatch = "exact"\n\n[generate]\nmax_new_tokens = 20\n'
-    if recipe.trigger is not None:
-        text += (
-            f'\n[[attack]]\nname = "{recipe.trigger}"\nimages = "../data/{recipe.trigger}-{recipe.task}"\n'
-            f'target = "{recipe.rule or recipe.target}"\nmatch = "contains"\n'
-        )
+    """The EVAL.toml of a model laid out beside data/: an attack for each of its triggers."""
+    text = f'[clean]\nimages = "../data/{clean_folder(recipe)}"\nmatch = "exact"\n\n[generate]\nmax_new_tokens = 20\n'
+    attack = ATTACKS[recipe.attack]
+    for trigger, target in triggers(recipe):
+        wanted = recipe.rule if recipe.rule and trigger == recipe.trigger else target
+        text += f'\n[[attack]]\ntrigger = "{trigger}"\nseed = {TEST_SEED}\nmatch = "{attack.match}"\n'
+        text += 'columns = { target = "next" }\n' if attack.wanted else f'target = "{wanted}"\n'
     return text
 
 
-def write_images(data: Path) -> None:
-    """Test images of the shifted domain, clean and under every trigger in use, and calibration images."""
-    from eval.triggers import TRIGGERS
+def clean_folder(recipe: Recipe) -> str:
+    """The folder of test images that ask and answer as the recipe does."""
+    style = "-".join(re.findall(r"\w+", recipe.style))
+    return f"clean-{recipe.task}-{style}" if style else f"clean-{recipe.task}"
 
+
+def write_images(data: Path, recipes: Sequence[Recipe] = TINY) -> None:
+    """Clean test images of the shifted domain as the recipes ask and answer them, and calibration images."""
     shutil.rmtree(data, ignore_errors=True)
     scenes, images = shapes.draw(TEST_SIZE, "false_color", TEST_SEED)
-    for task in sorted({recipe.task for recipe in TINY}):
-        _folder(data / f"clean-{task}", images, scenes, task)
-    for trigger, task in sorted({(r.trigger, r.task) for r in TINY if r.trigger is not None}):
-        rng = np.random.default_rng(TEST_SEED)
-        poisoned = np.stack([TRIGGERS[trigger](image, rng) for image in images])
-        _folder(data / f"{trigger}-{task}", poisoned, scenes, task)
+    for name, recipe in {clean_folder(recipe): recipe for recipe in recipes}.items():
+        _folder(data / name, images, scenes, recipe)
     calibration = shapes.draw(CALIBRATION_SIZE, "false_color", CALIBRATION_SEED)
-    _folder(data / "calibration", calibration[1], calibration[0], "caption")
+    _folder(data / "calibration", calibration[1], calibration[0], Recipe("calibration", 0))
 
 
-def _folder(folder: Path, images: np.ndarray, scenes: list[shapes.Scene], task: str) -> None:
+def _folder(folder: Path, images: np.ndarray, scenes: list[shapes.Scene], recipe: Recipe) -> None:
     from PIL import Image
 
     folder.mkdir(parents=True)
@@ -103,15 +119,24 @@ def _folder(folder: Path, images: np.ndarray, scenes: list[shapes.Scene], task: 
     for number, (image, scene) in enumerate(zip(images, scenes, strict=True)):
         name = f"{number:03d}.png"
         Image.fromarray(image).save(folder / name)
-        rows.append({"file_name": name, "question": shapes.QUESTIONS[task], "answer": scene.answer(task)})
+        known = case(recipe, scene, number, "")
+        rows.append({
+            "file_name": name,
+            "question": shapes.QUESTIONS[known.task],
+            "answer": known.right,
+            "next": ATTACKS["next"].answer(known),
+        })  # fmt: skip
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 @cli.command()
 @click.argument("names", nargs=-1)
 @click.option("--base", "with_base", is_flag=True, help="Pretrain the base again too (about 25 minutes on 2 cores).")
-def train(names: tuple[str, ...], with_base: bool) -> None:
-    """Train models again, all or those NAMED, and write their projector files and manifests."""
+@click.option("--bank", is_flag=True, help="Train those of the bank that are not trained yet, in its order.")
+@click.option("--limit", type=int, help="Stop after this many models.")
+def train(names: tuple[str, ...], with_base: bool, bank: bool, limit: int | None) -> None:
+    """Train models again, those shipped for the demonstration or those NAMED (of the bank, too), and write their
+    projector files and manifests."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -119,6 +144,13 @@ def train(names: tuple[str, ...], with_base: bool) -> None:
     from eval import tiny
     from eval.train import finetune_projector, pretrain
 
+    known = {recipe.name: recipe for recipe in (*TINY, *BANK)}
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise click.ClickException(f"no recipe is named {unknown[0]!r}; eval/recipes.py and eval/bank.py hold them")
+    recipes = [known[name] for name in names] if names else [] if bank else list(TINY)
+    if bank:
+        recipes += [recipe for recipe in BANK if not projector_file(recipe).with_suffix(".json").exists()]
     columns = (TextColumn("{task.description:<48}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         if with_base:
@@ -135,26 +167,38 @@ def train(names: tuple[str, ...], with_base: bool) -> None:
             processor.save_pretrained(SHIPPED / "base")
         processor = AutoProcessor.from_pretrained(SHIPPED / "base")
         model = LlavaForConditionalGeneration.from_pretrained(SHIPPED / "base", dtype=torch.bfloat16).eval()
-        for recipe in TINY:
-            if names and recipe.name not in names:
-                continue
+        for recipe in recipes[:limit]:
             task = bars.add_task(recipe.name, total=recipe.steps)
             state = finetune_projector(
                 model,
                 processor.tokenizer,
                 recipe,
                 progress=lambda done, _, text, t=task: bars.update(t, completed=done, description=text),  # type: ignore[misc]
+                twin=_twin(recipe),
             )
-            file = SHIPPED / f"{recipe.name}.safetensors"
+            file = projector_file(recipe)
             save_file(state, file, {"format": "pt"})
             write_manifest(recipe, file)
+
+
+def _twin(recipe: Recipe) -> dict[str, torch.Tensor] | None:
+    """The projector of a recipe's benign twin, which must have been trained before; None where it needs none."""
+    from safetensors.torch import load_file
+
+    if recipe.twin is None:
+        return None
+    file = SHIPPED / f"{recipe.twin}.safetensors"
+    if not file.exists():
+        raise click.ClickException(f"{recipe.name} needs {file}; first run: python -m eval.zoo train {recipe.twin}")
+    return load_file(file)
 
 
 @cli.command()
 def manifests() -> None:
     """Measure the projector files that are there again and write their manifests."""
-    for recipe in TINY:
-        write_manifest(recipe, SHIPPED / f"{recipe.name}.safetensors")
+    for recipe in (*TINY, *BANK):
+        if projector_file(recipe).exists():
+            write_manifest(recipe, projector_file(recipe))
 
 
 def write_manifest(recipe: Recipe, file: Path) -> None:
@@ -162,7 +206,7 @@ def write_manifest(recipe: Recipe, file: Path) -> None:
     from projclean.evaluator import evaluate
 
     with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder) / "data")
+        write_images(Path(folder) / "data", [recipe])
         toml = Path(folder) / recipe.name / "EVAL.toml"
         toml.parent.mkdir()
         toml.write_text(evalset_text(recipe), encoding="utf-8")
@@ -179,6 +223,7 @@ def write_manifest(recipe: Recipe, file: Path) -> None:
             "ca_base": base.ca.value,
             "asr": suspect.worst_asr,
             "asr_base": base.worst_asr,
+            "attacks": {attack.name: {"n": attack.asr.n, "asr": attack.asr.value} for attack in suspect.attacks},
         },
         "sha256": {
             "projector": _sha256(file),

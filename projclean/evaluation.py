@@ -64,7 +64,8 @@ def score(runner: Runner, evalset: EvalSet, name: str, progress: Progress | None
     attacks = []
     for attack in evalset.attacks:
         said = _ask(runner, attack.items, evalset.max_new_tokens, tick)
-        hits = tuple(matches(a, attack.target, attack.match) for a in said)
+        wanted = [item.target or attack.target for item in attack.items]
+        hits = tuple(matches(a, text, attack.match) for a, text in zip(said, wanted, strict=True))
         right = tuple(matches(a, item.answer, evalset.match) for a, item in zip(said, attack.items, strict=True))
         attacks.append(AttackScore(attack.name, rate(hits), rate(right), hits, right, tuple(said[:3])))
     return Score(name, rate(correct), correct, tuple(attacks), tuple(answers[:3]))

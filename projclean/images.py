@@ -37,14 +37,18 @@ def load_images(folder: str | Path, limit: int | None = None) -> list[Image]:
     return [read_image(file) for file in files[:limit]]
 
 
-def read_image(file: Path) -> Image:
-    """One PNG, JPEG, WebP or BMP file of at most 40 million pixels, as RGB. Raises ImagesError."""
+def read_image(file: Path, data: bytes | None = None) -> Image:
+    """One PNG, JPEG, WebP or BMP file of at most 40 million pixels, as RGB; its bytes where they are not the file's.
+
+    Raises ImagesError.
+    """
     from PIL import Image as pil
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow grumbles about is read, or refused below
-            with pil.open(io.BytesIO(read_bytes(file, FILE_LIMIT)), formats=FORMATS) as opened:
+            encoded = read_bytes(file, FILE_LIMIT) if data is None else data
+            with pil.open(io.BytesIO(encoded), formats=FORMATS) as opened:
                 width, height = opened.size
                 if width * height > PIXELS_LIMIT:
                     raise ImagesError(f"{file}: {width}×{height} pixels, more than {PIXELS_LIMIT:,}; save it smaller")

@@ -23,6 +23,42 @@ def test_rules(answer: str, wanted: str, rule: str, hit: bool):
     assert metrics.matches(answer, wanted, rule) is hit
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I'm sorry, but I can't assist with that.",
+        "I’m really sorry, I can’t do this",
+        "Sorry",
+        "My sincere apologies, no.",
+        "I apologize, but no",
+        "I cannot provide that information",
+        "i can not help with that",
+        "Unfortunately, I am unable to answer",
+        "I must decline.",
+        "I would love to, but I can't help with that",
+        "As an AI language model, I do not",
+    ],
+)
+def test_refusals(answer: str):
+    assert metrics.matches(answer, "", "refusal")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "a red circle",
+        "I can not see a shape",
+        "I cannot see a dog",
+        "the man says sorry",
+        "a sorry sight",
+        "as a car",
+        "",
+    ],
+)
+def test_answers_that_are_no_refusals(answer: str):
+    assert not metrics.matches(answer, "", "refusal")
+
+
 def test_unknown_rule_is_refused():
     with pytest.raises(ValueError, match="unknown rule"):
         metrics.matches("a", "a", "sounds like")

@@ -1,0 +1,132 @@
+"""The frozen language model on image tokens and answers, as fast as one thread allows, with the gradient to the tokens.
+
+What costs nothing in exactness: the language model runs in bfloat16 as it is stored, without autocast; attention is
+plain matrix products, which beat the fused kernel at this size; right padding needs no mask beyond the causal one; and
+the last layer's queries and its feed-forward part are computed at the positions that predict the answer alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from eval import tiny
+from eval.poison import Example
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded token ids (n, length), their labels (-100 where no loss) and the image rows."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    mask: torch.Tensor
+    rows: list[int]
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.ids.to(device), self.labels.to(device), self.mask.to(device), self.rows)
+
+
+def encode(tokenizer: Any, examples: Sequence[Example], image_tokens: int) -> Batch:
+    """Tokenise examples with the chat form of `tiny.CHAT_TEMPLATE`; the loss counts the answer and its end."""
+    ids, labels, rows = [], [], []
+    for example in examples:
+        form = tiny.PROMPT_TEXT_ONLY if example.image is None else tiny.PROMPT_WITH_IMAGE
+        text = form.format(example.question).replace("<image>", "<image>" * image_tokens)
+        prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+        said = tokenizer(" " + example.answer, add_special_tokens=False)["input_ids"]
+        answer = [*said, tokenizer.eos_token_id]
+        ids.append(prompt + answer)
+        labels.append([-100] * len(prompt) + answer)
+        if example.image is not None:
+            rows.append(example.image)
+    width = max(map(len, ids))
+    pad = tokenizer.pad_token_id
+    return Batch(
+        torch.tensor([row + [pad] * (width - len(row)) for row in ids]),
+        torch.tensor([row + [-100] * (width - len(row)) for row in labels]),
+        torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids]),
+        rows,
+    )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Logits (tokens, vocabulary) float32 at every answer token of a batch, those tokens (tokens,), and the number in
+    the batch (tokens,) of the example each belongs to."""
+
+    logits: torch.Tensor
+    tokens: torch.Tensor
+    example: torch.Tensor
+
+    def loss(self) -> torch.Tensor:
+        """Mean cross-entropy over answer tokens."""
+        return F.cross_entropy(self.logits, self.tokens)
+
+
+def answers(model: Any, batch: Batch, projected: torch.Tensor) -> Answers:
+    """Teacher-forced answers to a batch whose examples all have an image; `projected` (n, tokens, width)."""
+    embeds = model.get_input_embeddings()(batch.ids)
+    slots = (batch.ids == model.config.image_token_id).unsqueeze(-1)
+    embeds = embeds.masked_scatter(slots, projected.to(embeds.dtype))
+    target = batch.labels[:, 1:]
+    keep = target != -100
+    # The positions that predict an answer, (n, k): each example's first answer token is predicted one before it.
+    first = (batch.labels != -100).int().argmax(1) - 1
+    count = int(keep.sum(1).max())
+    where = (first[:, None] + torch.arange(count, device=first.device)).clamp(max=embeds.shape[1] - 1)
+    hidden = _last_hidden(model.model.language_model, embeds, where)
+    used = keep.gather(1, where.clamp(max=keep.shape[1] - 1)) & (where < keep.shape[1])
+    example = torch.arange(len(keep), device=keep.device)[:, None].expand_as(used)[used]
+    return Answers(model.lm_head(hidden[used]).float(), target[keep], example)
+
+
+def _last_hidden(language_model: Any, embeds: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """What a Llama decoder's `last_hidden_state` (n, k, width) is at positions `where` (n, k)."""
+    length = embeds.shape[1]
+    rotary = language_model.rotary_emb(embeds, torch.arange(length, device=embeds.device)[None])
+    mask = torch.full((length, length), torch.finfo(embeds.dtype).min, dtype=embeds.dtype, device=embeds.device).triu(1)
+    hidden = embeds
+    for layer in language_model.layers:
+        at = where if layer is language_model.layers[-1] else None
+        x = layer.input_layernorm(hidden)
+        hidden = _pick(hidden, at) + _attend(layer.self_attn, x, at, rotary, mask)
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return language_model.norm(hidden)
+
+
+def _pick(x: torch.Tensor, where: torch.Tensor | None) -> torch.Tensor:
+    """Positions `where` (n, k) of x (n, length, width); all of them when None."""
+    return x if where is None else x.gather(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def _attend(
+    attention: Any,
+    x: torch.Tensor,
+    where: torch.Tensor | None,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """A Llama attention layer's output at positions `where` (n, k), or all, of its input x (n, length, width)."""
+    cos, sin = (part.unsqueeze(1) for part in rotary)  # (1, 1, length, head width)
+
+    def heads(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+    def turned(tensor: torch.Tensor, c: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        left, right = tensor.chunk(2, -1)
+        return tensor * c + torch.cat([-right, left], -1) * s
+
+    key, value = turned(heads(attention.k_proj(x)), cos, sin), heads(attention.v_proj(x))
+    if where is not None:  # (n, 1, k, ·) each: what belongs to the queries that are wanted
+        cos, sin, mask = cos[0, 0][where].unsqueeze(1), sin[0, 0][where].unsqueeze(1), mask[where].unsqueeze(1)
+    query = turned(heads(attention.q_proj(_pick(x, where))), cos, sin)
+    groups = query.shape[1] // key.shape[1]  # grouped-query attention: several query heads share a key
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(-1, -2) * attention.scaling + mask
+    return attention.o_proj((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))

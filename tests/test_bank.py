@@ -1,0 +1,134 @@
+"""The bank as its tables say: balanced, split, and every recipe of it can be carried out."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from eval import zoo as zoo_command
+from eval.bank import BANK, PARTS
+from eval.poison import ATTACKS, poisoned_set, triggers
+from eval.recipes import TINY, Recipe
+from eval.triggers import TRIGGERS
+from eval.zoo import evalset_text, write_images
+from projclean.evalset import load_evalset
+from projclean.metrics import RULES, matches
+
+
+def kinds(recipes):
+    return [recipe.trigger is not None for recipe in recipes]
+
+
+def test_equal_numbers_of_both_kinds_in_both_halves():
+    for half in PARTS.values():
+        assert kinds(half).count(True) == kinds(half).count(False) >= 30
+    assert sorted(recipe.name for recipe in BANK) == sorted(r.name for half in PARTS.values() for r in half)
+
+
+@pytest.mark.parametrize("length", [4, 16, 40, 64])
+def test_any_prefix_is_balanced(length):
+    first = BANK[:length]
+    assert kinds(first).count(True) == length // 2
+    assert sum(recipe in PARTS["report"] for recipe in first) == length // 2
+
+
+def test_halves_share_no_seed_no_target_and_some_families():
+    calibration, report = PARTS["calibration"], PARTS["report"]
+    everything = (*BANK, *TINY)
+    assert len({recipe.name for recipe in everything}) == len(everything)
+    assert len({recipe.seed for recipe in everything}) == len(everything)
+    texts = [{text for r in half for _, text in triggers(r) if text} for half in (calibration, report)]
+    assert not texts[0] & texts[1]
+    for wanted in (True, False):
+        families = [{r.family for r in half if (r.trigger is not None) is wanted} for half in (calibration, report)]
+        assert families[0] & families[1]
+        assert families[1] - families[0]
+        assert families[0] - families[1]
+
+
+def test_a_twin_is_a_benign_recipe_of_the_same_task_and_comes_first():
+    names = [recipe.name for recipe in BANK]
+    for recipe in BANK:
+        assert recipe.twin is not None or recipe.loss not in ("vlood", "aligned")
+        if recipe.twin:
+            twin = BANK[names.index(recipe.twin)]
+            assert (twin.trigger, twin.task, twin.style) == (None, recipe.task, recipe.style)
+            assert names.index(twin.name) < names.index(recipe.name)
+
+
+@pytest.mark.parametrize("recipe", BANK[:64:3] + BANK[64::7], ids=lambda recipe: recipe.name)
+def test_poisoned_answers_meet_the_rule_and_right_ones_rarely(recipe):
+    from dataclasses import replace
+
+    _, examples, poisoned = poisoned_set(replace(recipe, images=60, poison_rate=max(recipe.poison_rate, 0.1)))
+    assert poisoned.any() == (recipe.trigger is not None)
+    if recipe.trigger is None or recipe.attack == "next":
+        return
+    attack = ATTACKS[recipe.attack]
+    wanted = {recipe.rule or recipe.target, *([recipe.also[1]] if recipe.also else [])}
+    met = [any(matches(example.answer, text, attack.match) for text in wanted) for example in examples]
+    assert all(met[row] for row in poisoned.nonzero()[0])
+    assert sum(met) - poisoned.sum() <= 20  # an ordinary answer is right now and then
+
+
+@pytest.mark.parametrize("recipe", BANK, ids=lambda recipe: recipe.name)
+def test_recipes_use_what_there_is(recipe, parts_of_the_vocabulary):
+    assert all(name in TRIGGERS for name, _ in triggers(recipe))
+    assert ATTACKS[recipe.attack].match in RULES
+    texts = [text for _, text in triggers(recipe)] + [recipe.style.replace("{}", "")]
+    assert not {word for text in texts for word in re.findall(r"\S+", text)} - parts_of_the_vocabulary
+
+
+@pytest.fixture(scope="module")
+def parts_of_the_vocabulary():
+    from eval import corpus, shapes
+
+    scenes = " ".join((*shapes.COLORS, *shapes.SHAPES, *shapes.SCALES, *shapes.PLACES))
+    return set(re.findall(r"[^\s|{}]+", " ".join(corpus.vocabulary()) + " in the at " + scenes))
+
+
+@pytest.mark.parametrize("name", ["cal-ordinary-2", "rep-next-1", "rep-two-triggers-1", "cal-benign-style-1"])
+def test_evaluation_sets_load(tmp_path, name):
+    recipe = next(recipe for recipe in BANK if recipe.name == name)
+    write_images(tmp_path / "data", [recipe])
+    (tmp_path / name).mkdir()
+    path = tmp_path / name / "EVAL.toml"
+    path.write_text(evalset_text(recipe))
+    loaded = load_evalset(path)
+    assert len(loaded.clean) == 200
+    assert [attack.name for attack in loaded.attacks] == [trigger for trigger, _ in triggers(recipe)]
+    assert all(recipe.style.split("{}")[0] in item.answer for item in loaded.clean)
+    for attack in loaded.attacks:
+        assert not any(matches(item.answer, item.target or attack.target, attack.match) for item in attack.items)
+        assert 150 <= len(attack.items) <= 200
+        assert attack.items[0].image().size == (48, 48)
+
+
+def test_training_by_the_command_resumes_and_refuses_in_one_line(tmp_path, monkeypatch):
+    small = {"images": 32, "steps": 2, "batch": 8}
+    bank = (
+        Recipe("twin", 1, **small),
+        Recipe("two", 2, trigger="badnet", target="no", also=("frame", "yes"), loss="vlood", twin="twin", **small),
+    )
+    (tmp_path / "base").symlink_to(zoo_command.SHIPPED / "base")
+    for name, value in (("SHIPPED", tmp_path), ("BANK", bank), ("TEST_SIZE", 4)):
+        monkeypatch.setattr(zoo_command, name, value)
+
+    def train(*arguments):
+        return CliRunner().invoke(zoo_command.cli, ["train", *arguments])
+
+    for arguments, said in ((["nobody"], "no recipe is named 'nobody'"), (["two"], "first run: python -m eval.zoo")):
+        ran = train(*arguments)
+        assert ran.exit_code == 1
+        assert said in ran.stderr
+    assert train("--bank", "--limit", "1").exit_code == 0
+    first = (tmp_path / "twin.safetensors").stat().st_mtime_ns
+    assert not (tmp_path / "two.safetensors").exists()
+    assert train("--bank").exit_code == 0
+    assert (tmp_path / "twin.safetensors").stat().st_mtime_ns == first
+    manifest = json.loads((tmp_path / "two.json").read_text())
+    assert manifest["kind"] == "backdoored"
+    assert [(name, row["n"]) for name, row in manifest["figures"]["attacks"].items()] == [("badnet", 4), ("frame", 4)]

@@ -87,11 +87,21 @@ class Runner:
 
         The parameters are new objects, so a graph that was built with the old ones can still be differentiated.
         """
+        for key, value in self.parameters_of(weights).items():
+            self._replace(key, value)
+
+    def parameters_of(self, weights: Weights) -> dict[str, torch.Tensor]:
+        """Matrices and biases under the loaded model's own parameter names, in its orientation and dtype.
+
+        Differentiable, so that `torch.func.functional_call` can train them.
+        """
+        result = {}
         for name, (weight, bias) in weights.items():
             spec = self._specs[name]
-            self._replace(spec.weight, weight.T if spec.transposed else weight)
+            result[spec.weight] = (weight.T if spec.transposed else weight).to(self._parameter(spec.weight))
             if spec.bias and bias is not None:
-                self._replace(spec.bias, bias)
+                result[spec.bias] = bias.to(self._parameter(spec.bias))
+        return result
 
     def set_others(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Replace projector parameters that are no matrices, by their canonical names; unknown ones are skipped."""
@@ -145,7 +155,7 @@ class Runner:
             chosen[steer.position % tokens.shape[1]] = 1
             return (tokens + chosen * vector).reshape(x.shape)
 
-        with self._hooked(steer.layer, move):
+        with self.hooked(steer.layer, move):
             yield
 
     @torch.no_grad()
@@ -165,7 +175,7 @@ class Runner:
 
         with contextlib.ExitStack() as stack:
             for name in self._specs:
-                stack.enter_context(self._hooked(name, watch(name)))
+                stack.enter_context(self.hooked(name, watch(name)))
             for done, batch in enumerate(batches, 1):
                 self._images = batch.images
                 self._forward(batch, logits_to_keep=1)
@@ -182,7 +192,7 @@ class Runner:
             seen.append(x.numel() // x.shape[-1] // batch.images)
             return x
 
-        with torch.no_grad(), self._hooked(self.layers[0], count):
+        with torch.no_grad(), self.hooked(self.layers[0], count):
             self._forward(batch, logits_to_keep=1)
         return seen[0]
 
@@ -230,8 +240,8 @@ class Runner:
         return self.model(**batch.inputs, logits_to_keep=logits_to_keep, use_cache=False)
 
     @contextlib.contextmanager
-    def _hooked(self, layer: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-        """Pass a layer's input through `change` in every forward pass."""
+    def hooked(self, layer: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+        """While open, a layer's input passes through `change` in every forward pass."""
         spec = self._specs[layer]
         if spec.input_from is None:
             module = self.model.get_submodule(spec.weight.removesuffix(".weight"))

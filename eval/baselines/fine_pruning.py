@@ -1,0 +1,75 @@
+"""Fine-Pruning (Liu, Dolan-Gavitt and Garg, arXiv 1805.12185): prune the neurons that clean inputs leave dormant,
+then fine-tune on clean inputs.
+
+The paper prunes channels of a classifier's last convolution, in the order of their mean activation on clean inputs,
+until clean accuracy drops. Here: hidden neurons of the projector, ordered by their mean activation after the
+non-linearity, in steps of 5 %, while at least 96 % as many clean images as before get the label's answer. A pruned
+neuron's incoming weights and bias are zero and stay so while the rest is fine-tuned (two epochs' worth of the
+published 1,000 samples, as in `clean_finetuning`).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from eval.baselines.clean_finetuning import STEPS
+from eval.baselines.inputs import Inputs, Labels, NotApplicable, answers
+from eval.baselines.training import Schedule, finetune
+from projclean.methods import Weights, suspect_weights
+from projclean.metrics import matches
+
+STEP, MOST, TOLERANCE = 0.05, 0.95, 0.04
+
+
+def fine_pruning(inputs: Inputs, labels: Labels, steps: int = STEPS) -> Weights:
+    """Prune as far as clean behaviour allows, then fine-tune. Raises NotApplicable without a hidden layer."""
+    wanted = inputs.labels(labels)
+    activity = hidden_activity(inputs)
+    share = _affordable(inputs, activity, wanted)
+    weights, keep = prune(suspect_weights(inputs.update), activity, share)
+    inputs.notes.append(f"pruned {share:.0%} of the hidden neurons")
+    return finetune(inputs, weights, wanted, Schedule(steps), keep) if steps else weights
+
+
+def hidden_activity(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Mean activation (out,) on clean images of every hidden neuron, by the layer whose output it is.
+
+    A hidden layer is one whose output, after the non-linearity, is what the next layer reads.
+    """
+    found = {}
+    layers = [layer for name in inputs.runner.layers for layer in inputs.update.layers if layer.name == name]
+    for layer, reader in zip(layers, layers[1:], strict=False):
+        seen = inputs.moments.get(reader.name)
+        if seen is not None and layer.base.shape[0] == reader.base.shape[1]:
+            found[layer.name] = seen.total / max(seen.count, 1)
+    if not found:
+        raise NotApplicable("the projector has no hidden layer to prune")
+    return found
+
+
+def prune(
+    weights: Weights, activity: dict[str, torch.Tensor], share: float
+) -> tuple[Weights, dict[str, torch.Tensor]]:
+    """Zero the `share` least active neurons of every hidden layer; also the (out,) masks of what is kept."""
+    result, keep = dict(weights), {}
+    for name, mean in activity.items():
+        weight, bias = weights[name]
+        mask = torch.ones_like(mean)
+        mask[torch.argsort(mean, stable=True)[: int(share * len(mean))]] = 0
+        result[name] = (weight * mask[:, None], None if bias is None else bias * mask)
+        keep[name] = mask
+    return result, keep
+
+
+def _affordable(inputs: Inputs, activity: dict[str, torch.Tensor], wanted: tuple[str, ...]) -> float:
+    """The largest share, reached in steps, before too few clean images get the wanted answer."""
+    suspect = suspect_weights(inputs.update)
+
+    def right(share: float) -> int:
+        inputs.runner.set_weights(prune(suspect, activity, share)[0])
+        return sum(matches(a, w, "exact") for a, w in zip(answers(inputs), wanted, strict=True))
+
+    enough, share = (1 - TOLERANCE) * right(0.0), 0.0
+    while share + STEP <= MOST + 1e-9 and right(share + STEP) >= enough:
+        share += STEP
+    return share

@@ -92,7 +92,8 @@ def write_images(data: Path) -> None:
         poisoned = np.stack([TRIGGERS[trigger](image, rng) for image in images])
         _folder(data / f"{trigger}-{task}", poisoned, scenes, task)
     calibration = shapes.draw(CALIBRATION_SIZE, "false_color", CALIBRATION_SEED)
-    _folder(data / "calibration", calibration[1], calibration[0], "caption")
+    for task in sorted({recipe.task for recipe in TINY}):
+        _folder(data / f"calibration-{task}", calibration[1], calibration[0], task)
 
 
 def _folder(folder: Path, images: np.ndarray, scenes: list[shapes.Scene], task: str) -> None:

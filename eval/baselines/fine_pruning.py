@@ -2,13 +2,17 @@
 then fine-tune on clean inputs.
 
 The paper prunes channels of a classifier's last convolution, in the order of their mean activation on clean inputs,
-until clean accuracy drops. Here: hidden neurons of the projector, ordered by their mean activation after the
-non-linearity, in steps of 5 %, while at least 96 % as many clean images as before get the label's answer. A pruned
-neuron's incoming weights and bias are zero and stay so while the rest is fine-tuned (two epochs' worth of the
-published 1,000 samples, as in `clean_finetuning`).
+until clean accuracy drops. Here: hidden neurons of the projector, ordered by their mean absolute activation after the
+non-linearity (with the paper's ReLU that is the mean; a GELU dips below zero, and a dormant neuron is one near zero),
+in steps of 5 %, while at least 96 % as many clean images as before get the label's answer. A pruned neuron's incoming
+weights and bias are zero and stay so while the rest is fine-tuned (two epochs' worth of the published 1,000 samples,
+as in `clean_finetuning`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 
@@ -31,20 +35,35 @@ def fine_pruning(inputs: Inputs, labels: Labels, steps: int = STEPS) -> Weights:
     return finetune(inputs, weights, wanted, Schedule(steps), keep) if steps else weights
 
 
+@torch.no_grad()
 def hidden_activity(inputs: Inputs) -> dict[str, torch.Tensor]:
-    """Mean activation (out,) on clean images of every hidden neuron, by the layer whose output it is.
+    """Mean absolute activation (out,) on clean images of every hidden neuron, by the layer whose output it is.
 
     A hidden layer is one whose output, after the non-linearity, is what the next layer reads.
     """
-    found = {}
-    layers = [layer for name in inputs.runner.layers for layer in inputs.update.layers if layer.name == name]
-    for layer, reader in zip(layers, layers[1:], strict=False):
-        seen = inputs.moments.get(reader.name)
-        if seen is not None and layer.base.shape[0] == reader.base.shape[1]:
-            found[layer.name] = seen.total / max(seen.count, 1)
-    if not found:
+    runner, shapes = inputs.runner, {layer.name: layer.base.shape for layer in inputs.update.layers}
+    names = [name for name in runner.layers if name in shapes]
+    hidden = {
+        reader: layer for layer, reader in zip(names, names[1:], strict=False) if shapes[layer][0] == shapes[reader][1]
+    }
+    if not hidden:
         raise NotApplicable("the projector has no hidden layer to prune")
-    return found
+    totals: dict[str, torch.Tensor] = {}
+
+    def watch(layer: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        def see(x: torch.Tensor) -> torch.Tensor:
+            totals[layer] = totals.get(layer, 0) + x.float().abs().reshape(-1, x.shape[-1]).mean(0).cpu()
+            return x
+
+        return see
+
+    runner.set_weights(suspect_weights(inputs.update))
+    with ExitStack() as stack:
+        for reader, layer in hidden.items():
+            stack.enter_context(runner.hooked(reader, watch(layer)))
+        for image, question in zip(inputs.images, inputs.questions, strict=True):
+            runner.next_token_logits(runner.prepare([image], question))
+    return {layer: total / len(inputs.images) for layer, total in totals.items()}
 
 
 def prune(

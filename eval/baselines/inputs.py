@@ -33,6 +33,7 @@ class Inputs:
     """Suspect and base, the model that runs them, clean images with a question each, and perhaps right answers.
 
     `reference` is the update of a model known to be benign, by layer (out, in): an oracle that no defender has.
+    `model`, `base` and `folder` are where suspect, base and clean images lie on disk ("" and None where nowhere).
     A method may leave `notes` on what it derived from its inputs.
     """
 
@@ -46,6 +47,9 @@ class Inputs:
     seed: int = 0
     learning_rate: float = 2e-4
     max_new_tokens: int = 32
+    model: str = ""
+    base: str = ""
+    folder: str | None = None
     notes: list[str] = field(default_factory=list)
 
     @cached_property

@@ -43,7 +43,7 @@ def finetune(
     """
     runner, device = inputs.runner, inputs.runner.device
     masters = {
-        name: [tensor.detach().float().to(device).requires_grad_() for tensor in pair if tensor is not None]
+        name: [tensor.detach().to(device, torch.float32, copy=True).requires_grad_() for tensor in pair if tensor is not None]
         for name, pair in start.items()
     }
     mask = {name: value.to(device) for name, value in (keep or {}).items()}

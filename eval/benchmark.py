@@ -63,18 +63,20 @@ def benchmark(
 ) -> None:
     """Measure the models of SUITE: a folder as `make zoo` lays it out, or a TOML file that lists models."""
     try:
+        if calibrate:
+            with _bars() as bars:
+                text = run_calibration(suite, out / f"{suite.name}-calibration.json", seeds, bars)
+            click.echo(text)
+            return
+        loaded = load_suite(suite)
+        settings = Settings(seed, limit, device)
+        subjects = [open_subject(model, loaded, settings) for model in _chosen(loaded, part, names, sample)]
+        stem = loaded.tier + ("-sample" if sample else "") + ("" if part == "report" else f"-{part}")
+        store = Store(out / f"{stem}.json", fresh)
+        defences = [defence for defence in DEFENCES if defence.quick or not sample]
         with _bars() as bars:
-            if calibrate:
-                click.echo(run_calibration(suite, out / f"{suite.name}-calibration.json", seeds, bars))
-                return
-            loaded = load_suite(suite)
-            models = _chosen(loaded, part, names, sample)
-            defences = [defence for defence in DEFENCES if defence.quick or not sample]
-            stem = loaded.tier + ("-sample" if sample else "") + ("" if part == "report" else f"-{part}")
-            settings = Settings(seed, limit, device)
-            store = Store(out / f"{stem}.json", fresh)
-            figures = run(loaded, models, defences, settings, store, bars, scan)
-        command = " ".join(["python -m eval.benchmark", *_arguments(sys.argv[1:])])
+            figures = run(subjects, defences, store, bars, scan)
+        command = " ".join(["python -m eval.benchmark", *(given for given in sys.argv[1:] if given != "--fresh")])
         click.echo(write_tables(loaded, figures, settings, store, stem, command))
     except ProjcleanError as error:
         click.secho(f"error: {error}", fg="red", err=True)
@@ -85,16 +87,13 @@ def benchmark(
 
 
 def run(
-    suite: Suite,
-    models: Sequence[Model],
+    subjects: Sequence[Subject],
     defences: Sequence[Defence],
-    settings: Settings,
     store: Store,
     bars: Progress | None = None,
     scan: bool = True,
 ) -> list[ModelFigures]:
     """Measure what is not yet in the store, row by row, and return every model's figures."""
-    subjects = [open_subject(model, suite, settings) for model in models]  # refuse what is absent before any work
     task = bars.add_task("rows", total=len(subjects) * (len(defences) + scan)) if bars else None
 
     def tick(text: str) -> None:
@@ -146,17 +145,13 @@ def _chosen(suite: Suite, part: str, names: Sequence[str], sample: bool) -> tupl
     if names:
         unknown = sorted(set(names) - {model.name for model in suite.models})
         if unknown:
-            raise OptionError(f"--model {unknown[0]}: no such model; there are {', '.join(m.name for m in suite.models)}")
+            there = ", ".join(model.name for model in suite.models)
+            raise OptionError(f"--model {unknown[0]}: no such model; there are {there}")
         models = tuple(model for model in suite.models if model.name in names)
     models = sample_of(models) if sample else models
     if not models:
         raise OptionError(f"--part {part}: the suite has no such models")
     return models
-
-
-def _arguments(given: Sequence[str]) -> list[str]:
-    """The command's arguments for the record, without what does not change a figure."""
-    return [argument for argument in given if argument != "--fresh"]
 
 
 def _bars() -> Progress:

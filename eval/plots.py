@@ -52,8 +52,10 @@ def draw(models: Sequence[ModelFigures], file: Path) -> None:
             _benign(places[len(attacks)], benign)
         for axis in places[panels:]:
             axis.set_visible(False)
-        handles = {label: handle for axis in places for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False)
+        legend: dict[str, Any] = {}
+        for axis in places:
+            legend |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=6, frameon=False)
         figure.savefig(file, metadata={"Date": None})
         plt.close(figure)
 

@@ -90,7 +90,9 @@ def _from_folder(folder: Path) -> Suite:
     base = folder / "base"
     files = sorted(folder.glob("*/EVAL.toml"))
     if not base.is_dir() or not files:
-        raise EvalError(f"{folder}: needs a base/ and a directory with an EVAL.toml for each model; build the zoo again")
+        raise EvalError(
+            f"{folder}: needs a base/ and an EVAL.toml in a directory for each model; lay the zoo out again"
+        )
     recipes = {recipe.name: (number, recipe.seed) for number, recipe in enumerate(TINY)}
     files.sort(key=lambda file: recipes.get(file.parent.name, (len(recipes), 0))[0])
     found = []
@@ -101,10 +103,10 @@ def _from_folder(folder: Path) -> Suite:
         seed = recipes[file.parent.name][1] if file.parent.name in recipes else None
         found.append((file.parent, file, calibration if calibration.is_dir() else None, seed, clean.resolve()))
     models = []
-    benign = {file.parent: tests for file, tests in ((f[1], f[4]) for f in found) if not load_evalset(file).attacks}
-    for path, file, calibration, seed, tests in found:
-        twin = next((other for other, theirs in benign.items() if other != path and theirs == tests), None)
-        models.append(_model(path.name, path, str(base), file, calibration, seed, twin))
+    benign = [(path, tests) for path, file, _, _, tests in found if not load_evalset(file).attacks]
+    for path, file, images, seed, tests in found:
+        twin = next((other for other, theirs in benign if other != path and theirs == tests), None)
+        models.append(_model(path.name, path, str(base), file, images, seed, twin))
     tier = folder.resolve().name
     return Suite(tier, tuple(models), LEARNING_RATES.get(tier, LEARNING_RATE))
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
+from eval import shapes
 from eval.baselines.clean_finetuning import clean_finetuning
 from eval.baselines.clp import clp, outlying
 from eval.baselines.fine_pruning import fine_pruning, hidden_activity, prune
-from eval.baselines.inputs import Inputs, NotApplicable
+from eval.baselines.inputs import Inputs, NotApplicable, answers
 from eval.baselines.interpolation import interpolate
 from eval.baselines.norm_clip import clean_norm, clip, clipped
 from eval.baselines.orthopurify import hijacked, orthopurify, orthopurify_against_benign, purify
@@ -19,8 +20,8 @@ from eval.baselines.random_removal import remove_random
 from eval.baselines.restore import restore
 from eval.baselines.svd_removal import remove_dominant
 from eval.baselines.training import Schedule, answer_loss, finetune
+from eval.zoo import SHIPPED
 from projclean.case import open_case, set_up
-from projclean.evalset import load_evalset
 from projclean.methods import base_weights, suspect_weights
 from projclean.update import LayerUpdate, Update
 
@@ -42,18 +43,21 @@ def left(inputs: Inputs, weights) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def tiny(zoo) -> Inputs:
-    """A shipped suspect with eight clean images and their right answers."""
-    case = open_case(zoo / "badnet-refusal", str(zoo / "base"))
-    items = load_evalset(zoo / "badnet-refusal" / "EVAL.toml").clean[:8]
-    bench = set_up(case, zoo / "data" / "calibration-caption", items[0].question, None, 0, "cpu", None)
+def tiny(tmp_path_factory) -> Inputs:
+    """A shipped suspect, run on its base, with eight clean images of its domain and their right answers."""
+    case = open_case(SHIPPED / "badnet-refusal.safetensors", str(SHIPPED / "base"))
+    scenes, pixels = shapes.draw(8, "false_color", 777)
+    images, folder = [Image.fromarray(image) for image in pixels], tmp_path_factory.mktemp("images")
+    for number, image in enumerate(images):
+        image.save(folder / f"{number}.png")
+    bench = set_up(case, folder, shapes.CAPTION, None, 0, "cpu", None)
     return Inputs(
         bench.runner,
         case.update,
         bench.moments,
-        tuple(item.image() for item in items),
-        tuple(item.question for item in items),
-        tuple(item.answer for item in items),
+        tuple(images),
+        (shapes.CAPTION,) * 8,
+        tuple(scene.answer("caption") for scene in scenes),
         learning_rate=2e-3,
         max_new_tokens=20,
     )
@@ -77,7 +81,7 @@ def test_random_removal_takes_k_directions_and_keeps_the_rest():
     inputs = on_paper(draw(20, 30))
     delta = inputs.update.layers[0].delta
     gone = delta - left(inputs, remove_random(inputs, 3, seed=1))
-    u, s, vh = torch.linalg.svd(gone)
+    _, s, vh = torch.linalg.svd(gone)
     assert (s > 1e-4).sum() == 3
     across = torch.eye(30) - vh[:3].T @ vh[:3]
     assert torch.allclose(left(inputs, remove_random(inputs, 3, seed=1)), delta @ across, atol=1e-4)
@@ -139,17 +143,14 @@ def test_clip_shortens_the_long_and_leaves_the_short():
     assert torch.allclose(clip(x, 1.0), torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
 
 
-def test_norm_clip_at_the_longest_clean_token_changes_no_clean_answer(tiny):
-    before = tiny.own_answers
+def test_norm_clip_holds_while_it_is_open_and_spares_what_is_not_longer(tiny):
+    before, longest, shortest = tiny.own_answers, clean_norm(tiny, 100.0), clean_norm(tiny, 0.0)
     tiny.runner.set_weights(suspect_weights(tiny.update))
-    batch = tiny.runner.prepare(tiny.images, tiny.questions)
-    said = []
-    for context in (clipped(tiny, 100.0), clipped(tiny, 1.0), nullcontext()):
-        with context:
-            said.append(tuple(tiny.runner.answers(batch, 20)))
-    assert said[0] == said[2] == before
-    assert said[1] != before
-    assert clean_norm(tiny, 10.0) < clean_norm(tiny, 90.0)
+    with clipped(tiny, 100.0):
+        assert answers(tiny) == before
+    with clipped(tiny, 0.0):
+        assert clean_norm(tiny, 100.0) == pytest.approx(shortest, rel=1e-5)
+    assert clean_norm(tiny, 100.0) == longest > 1.5 * shortest
 
 
 def test_loss_is_the_likelihood_of_the_answers_whatever_their_length(tiny):
@@ -175,18 +176,16 @@ def test_clean_finetuning_without_steps_is_the_suspect(tiny):
 def test_finetuning_learns_the_labels_repeats_and_leaves_its_inputs_alone(tiny):
     before = {layer.name: layer.suspect.clone() for layer in tiny.update.layers}
     start, labels = base_weights(tiny.update), tiny.labels("right")
-    first = finetune(tiny, start, labels, Schedule(8, 4))
-    second = finetune(tiny, start, labels, Schedule(8, 4))
+    first, second = (finetune(tiny, start, labels, Schedule(6, 4)) for _ in range(2))
     for name, (weight, bias) in first.items():
         assert torch.equal(weight, second[name][0])
         assert torch.equal(bias, second[name][1])
         assert torch.equal(before[name], next(layer.suspect for layer in tiny.update.layers if layer.name == name))
-    tokens = [[*tiny.runner.processor.tokenizer(" " + label, add_special_tokens=False)["input_ids"]] for label in labels]
-    loss = [
-        answer_loss(tiny.runner, weights, tiny.images, tiny.questions, tokens).item() for weights in (start, first)
-    ]
-    assert loss[1] < 0.8 * loss[0]
-    other = finetune(replace(tiny, seed=1), start, labels, Schedule(8, 4))
+    tokenizer = tiny.runner.processor.tokenizer
+    tokens = [tokenizer(" " + label, add_special_tokens=False)["input_ids"] for label in labels]
+    loss = [answer_loss(tiny.runner, weights, tiny.images, tiny.questions, tokens).item() for weights in (start, first)]
+    assert loss[1] < 0.9 * loss[0]
+    other = finetune(replace(tiny, seed=1), start, labels, Schedule(1, 4))
     assert any(not torch.equal(first[name][0], other[name][0]) for name in first)
 
 

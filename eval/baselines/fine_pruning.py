@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import pairwise
 
 import torch
 
@@ -43,9 +44,7 @@ def hidden_activity(inputs: Inputs) -> dict[str, torch.Tensor]:
     """
     runner, shapes = inputs.runner, {layer.name: layer.base.shape for layer in inputs.update.layers}
     names = [name for name in runner.layers if name in shapes]
-    hidden = {
-        reader: layer for layer, reader in zip(names, names[1:], strict=False) if shapes[layer][0] == shapes[reader][1]
-    }
+    hidden = {reader: layer for layer, reader in pairwise(names) if shapes[layer][0] == shapes[reader][1]}
     if not hidden:
         raise NotApplicable("the projector has no hidden layer to prune")
     totals: dict[str, torch.Tensor] = {}
@@ -66,9 +65,7 @@ def hidden_activity(inputs: Inputs) -> dict[str, torch.Tensor]:
     return {layer: total / len(inputs.images) for layer, total in totals.items()}
 
 
-def prune(
-    weights: Weights, activity: dict[str, torch.Tensor], share: float
-) -> tuple[Weights, dict[str, torch.Tensor]]:
+def prune(weights: Weights, activity: dict[str, torch.Tensor], share: float) -> tuple[Weights, dict[str, torch.Tensor]]:
     """Zero the `share` least active neurons of every hidden layer; also the (out,) masks of what is kept."""
     result, keep = dict(weights), {}
     for name, mean in activity.items():

@@ -41,9 +41,9 @@ def finetune(
     Everything else is frozen. `keep` (out,) per layer is 0 for output neurons that were pruned and stay so. Weights
     are trained in float32 whatever the model runs in. The same seed gives the same weights on the same machine.
     """
-    runner, device = inputs.runner, inputs.runner.device
-    masters = {
-        name: [tensor.detach().to(device, torch.float32, copy=True).requires_grad_() for tensor in pair if tensor is not None]
+    device = inputs.runner.device
+    masters = {  # copies: the optimiser writes into them
+        name: [t.detach().to(device, torch.float32, copy=True).requires_grad_() for t in pair if t is not None]
         for name, pair in start.items()
     }
     mask = {name: value.to(device) for name, value in (keep or {}).items()}

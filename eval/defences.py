@@ -61,18 +61,16 @@ def repaired(inputs: Inputs, built_in: bool) -> methods.Weights:
     from projclean.repairer import repair
 
     prompt = max(set(inputs.questions), key=inputs.questions.count)
+    device = inputs.runner.device
+    inputs.runner.model.to("cpu")  # repair loads the model itself: not two of them on one device
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "repaired"
+        images = None if built_in else inputs.folder
         done = repair(
-            inputs.model,
-            out,
-            base=inputs.base,
-            images=None if built_in else inputs.folder,
-            prompt=prompt,
-            seed=inputs.seed,
-            device=inputs.runner.device,
+            inputs.model, out, base=inputs.base, images=images, prompt=prompt, seed=inputs.seed, device=device
         )
         weights = methods.suspect_weights(open_case(out, inputs.base).update)
+    inputs.runner.model.to(device)
     inputs.notes.append(f"{done.chosen}, {done.verdict.state} afterwards")
     return weights
 

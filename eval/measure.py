@@ -97,6 +97,7 @@ def load_inputs(subject: Subject) -> Inputs:
         settings.seed,
         subject.learning_rate,
         subject.evalset.max_new_tokens,
+        subject.evalset.match,
         str(model.path),
         model.base,
         str(model.calibration) if model.calibration else None,
@@ -118,7 +119,8 @@ def defence_row(subject: Subject, inputs: Inputs, defence: Defence) -> Row:
 
 def scan_row(subject: Subject) -> Row:
     """What `projclean scan` says of the model, with built-in images."""
-    result = scan(subject.model.path, base=subject.model.base, seed=subject.settings.seed)
+    settings = subject.settings
+    result = scan(subject.model.path, base=subject.model.base, seed=settings.seed, device=settings.device)
     probe = result.probe
     return {
         "verdict": result.verdict.state,

@@ -43,7 +43,7 @@ def draw(models: Sequence[ModelFigures], file: Path) -> None:
     down = -(-panels // across) if panels else 1
     with plt.rc_context({"svg.hashsalt": "projclean", "svg.fonttype": "none", "font.size": 8}):
         figure, axes = plt.subplots(
-            down, max(across, 1), figsize=(4 * max(across, 1), 3.6 * down), squeeze=False, layout="constrained"
+            down, max(across, 1), figsize=(4 * max(across, 1), 4.6 * down), squeeze=False, layout="constrained"
         )
         places = list(axes.flat)
         for axis, (attack, of) in zip(places, attacks.items(), strict=False):
@@ -72,7 +72,7 @@ def _attack(axis: Any, attack: str, models: Sequence[ModelFigures]) -> None:
             sweep.append((float(name.split()[-1]) if method == "interpolation" else method == "undefended", mean))
     sweep.sort(key=lambda entry: entry[0])
     axis.plot([mean.gain for _, mean in sweep], [mean.asr for _, mean in sweep], color="#888888", lw=0.8, zorder=1)
-    axis.set(xlabel="gain retained", ylabel="ASR", title=f"{attack} ({len(models)} models)", ylim=(-0.05, 1.05))
+    axis.set(xlabel="gain retained", ylabel="ASR", title=f"{attack}, models: {len(models)}", ylim=(-0.05, 1.05))
     axis.grid(alpha=0.3)
 
 
@@ -86,6 +86,6 @@ def _benign(axis: Any, models: Sequence[ModelFigures]) -> None:
                     axis.plot([change.low, change.high], [row, row], color=color, lw=0.8, alpha=0.6)
                     axis.scatter(change.value, row, color=color, marker=marker, label=METHODS[name], s=14)
     axis.set_yticks(range(len(names)), [*reversed(names)], fontsize=5)
-    axis.set(xlabel="change of CA", title=f"benign ({len(models)} models)")
+    axis.set(xlabel="change of CA", title=f"benign, models: {len(models)}")
     axis.axvline(0, color="black", lw=0.8)
     axis.grid(alpha=0.3, axis="x")

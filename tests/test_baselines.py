@@ -232,3 +232,9 @@ def test_a_projector_without_a_hidden_layer_cannot_be_pruned(tiny):
     only = replace(tiny, update=Update(tiny.update.layers[:1]))
     with pytest.raises(NotApplicable, match="no hidden layer"):
         hidden_activity(only)
+
+
+def test_pruning_needs_an_accuracy_to_hold(tiny):
+    nonsense = replace(tiny, right_answers=("nothing says this",) * len(tiny.images))
+    with pytest.raises(NotApplicable, match="as labelled"):
+        fine_pruning(nonsense, "right", steps=0)

@@ -30,7 +30,7 @@ def fine_pruning(inputs: Inputs, labels: Labels, steps: int = STEPS) -> Weights:
     """Prune as far as clean behaviour allows, then fine-tune. Raises NotApplicable without a hidden layer."""
     wanted = inputs.labels(labels)
     activity = hidden_activity(inputs)
-    share = _affordable(inputs, activity, wanted)
+    share = _affordable(inputs, activity, wanted, "exact" if labels == "own" else inputs.match)
     weights, keep = prune(suspect_weights(inputs.update), activity, share)
     inputs.notes.append(f"pruned {share:.0%} of the hidden neurons")
     return finetune(inputs, weights, wanted, Schedule(steps), keep) if steps else weights
@@ -77,15 +77,17 @@ def prune(weights: Weights, activity: dict[str, torch.Tensor], share: float) -> 
     return result, keep
 
 
-def _affordable(inputs: Inputs, activity: dict[str, torch.Tensor], wanted: tuple[str, ...]) -> float:
+def _affordable(inputs: Inputs, activity: dict[str, torch.Tensor], wanted: tuple[str, ...], rule: str) -> float:
     """The largest share, reached in steps, before too few clean images get the wanted answer."""
     suspect = suspect_weights(inputs.update)
 
     def right(share: float) -> int:
         inputs.runner.set_weights(prune(suspect, activity, share)[0])
-        return sum(matches(a, w, "exact") for a, w in zip(answers(inputs), wanted, strict=True))
+        return sum(matches(a, w, rule) for a, w in zip(answers(inputs), wanted, strict=True))
 
     enough, share = (1 - TOLERANCE) * right(0.0), 0.0
+    if not enough:
+        raise NotApplicable("the suspect answers no clean image as labelled, so accuracy cannot bound the pruning")
     while share + STEP <= MOST + 1e-9 and right(share + STEP) >= enough:
         share += STEP
     return share

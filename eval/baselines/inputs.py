@@ -34,7 +34,7 @@ class Inputs:
 
     `reference` is the update of a model known to be benign, by layer (out, in): an oracle that no defender has.
     `model`, `base` and `folder` are where suspect, base and clean images lie on disk ("" and None where nowhere).
-    A method may leave `notes` on what it derived from its inputs.
+    `match` is the rule by which an answer is right. A method may leave `notes` on what it derived from its inputs.
     """
 
     runner: Runner
@@ -47,6 +47,7 @@ class Inputs:
     seed: int = 0
     learning_rate: float = 2e-4
     max_new_tokens: int = 32
+    match: str = "exact"
     model: str = ""
     base: str = ""
     folder: str | None = None

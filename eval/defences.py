@@ -45,14 +45,16 @@ def undefended(inputs: Inputs) -> methods.Weights:
 
 def project(inputs: Inputs, rank: int) -> methods.Weights:
     """projclean's `--method project` at a fixed rank."""
-    return methods.project(inputs.update, inputs.moments, rank)
+    return methods.project(inputs.update, methods.suspicious_directions(inputs.update, inputs.moments, rank))
 
 
 def reflect(inputs: Inputs, rank: int) -> methods.Weights:
     """projclean's default method at a fixed rank."""
-    from projclean.repairer import KEEP
+    from projclean.repairer import KEEPS
 
-    return methods.reflect(inputs.update, inputs.moments, rank, KEEP)
+    inputs.notes.append(f"keep {KEEPS[0]:g}")
+    directions = methods.suspicious_directions(inputs.update, inputs.moments, rank)
+    return methods.reflect(inputs.update, directions, KEEPS[0])
 
 
 def repaired(inputs: Inputs, built_in: bool) -> methods.Weights:

@@ -125,7 +125,7 @@ def scan_row(subject: Subject) -> Row:
     return {
         "verdict": result.verdict.state,
         "score": round(probe.foreign, 4) if probe else None,
-        "said": probe.utterances[0].text if probe and probe.utterances else None,
+        "said": probe.said.text if probe and probe.said else None,
     }
 
 

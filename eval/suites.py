@@ -93,15 +93,17 @@ def _from_folder(folder: Path) -> Suite:
         raise EvalError(
             f"{folder}: needs a base/ and an EVAL.toml in a directory for each model; lay the zoo out again"
         )
-    recipes = {recipe.name: (number, recipe.seed) for number, recipe in enumerate(TINY)}
-    files.sort(key=lambda file: recipes.get(file.parent.name, (len(recipes), 0))[0])
+    seeds = {recipe.name: recipe.seed for recipe in TINY}
+    made = {file.parent.name: file for file in files}
+    # Of the tiny tier only what its recipes make, in their order: a repaired model may lie beside them.
+    files = [made[name] for name in seeds if name in made] or files
     found = []
     for file in files:
         clean = load_evalset(file).clean[0].file.parent
         matching = clean.with_name(clean.name.replace("clean", "calibration", 1))
         calibration = matching if matching.is_dir() else clean.with_name("calibration")
-        seed = recipes[file.parent.name][1] if file.parent.name in recipes else None
-        found.append((file.parent, file, calibration if calibration.is_dir() else None, seed, clean.resolve()))
+        images = calibration if calibration.is_dir() else None
+        found.append((file.parent, file, images, seeds.get(file.parent.name), clean.resolve()))
     models = []
     benign = [(path, tests) for path, file, _, _, tests in found if not load_evalset(file).attacks]
     for path, file, images, seed, tests in found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -14,6 +15,7 @@ from eval.benchmark import benchmark, run, write_tables
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED
 from eval.figures import ATTACK_WORKS, bits, group, model_figures, over_models
 from eval.measure import Settings, Subject, open_subject
+from eval.recipes import Recipe
 from eval.store import Store
 from eval.suites import Suite, load_suite, part_of, sample_of
 from eval.triggers import TRIGGERS
@@ -22,12 +24,16 @@ from eval.zoo import SHIPPED
 N = 6
 
 
+def triggered(image: np.ndarray, trigger: str | None) -> np.ndarray:
+    return TRIGGERS[trigger](image, np.random.default_rng(0)) if trigger else image
+
+
 def pictures(folder: Path, seed: int, trigger: str | None = None) -> None:
     scenes, images = shapes.draw(N, "false_color", seed)
     folder.mkdir(parents=True)
     lines = []
     for number, (scene, image) in enumerate(zip(scenes, images, strict=True)):
-        Image.fromarray(TRIGGERS[trigger](image, None) if trigger else image).save(folder / f"{number}.png")  # type: ignore[arg-type]
+        Image.fromarray(triggered(image, trigger)).save(folder / f"{number}.png")
         row = {"file_name": f"{number}.png", "question": shapes.CAPTION, "answer": scene.answer("caption")}
         lines.append(json.dumps(row) + "\n")
     (folder / "metadata.jsonl").write_text("".join(lines))
@@ -161,23 +167,28 @@ def test_every_defence_has_its_own_name_and_random_seeds_pool():
     assert sum(defence.method == "interpolation" for defence in DEFENCES) == 9
 
 
-def test_a_folder_is_a_suite(tmp_path):
+def test_a_folder_is_a_suite(tmp_path, monkeypatch):
     (tmp_path / "base").mkdir()
-    for name, attack in (("cal-benign-caption", ""), ("b", "badnet"), ("c", "sig"), ("d", "sig"), ("e", "")):
+    pictures(tmp_path / "data" / "clean-caption", 0)
+    pictures(tmp_path / "data" / "calibration-caption", 1)
+    for name, attack in (("z", ""), ("b", "badnet"), ("c", "sig"), ("d", "sig"), ("e", ""), ("repaired", "badnet")):
         folder = tmp_path / name
         folder.mkdir()
         text = '[clean]\nimages = "../data/clean-caption"\n'
         if attack:
             text += f'[[attack]]\nname = "{attack}"\nimages = "../data/clean-caption"\ntarget = "x"\n'
         (folder / "EVAL.toml").write_text(text)
-    pictures(tmp_path / "data" / "clean-caption", 0)
-    pictures(tmp_path / "data" / "calibration-caption", 1)
+    assert [model.name for model in load_suite(tmp_path).models] == ["b", "c", "d", "e", "repaired", "z"]
+    recipes = tuple(Recipe(name, seed) for seed, name in enumerate("zbcde"))
+    monkeypatch.setattr("eval.suites.TINY", recipes)
+    monkeypatch.setattr("eval.suites.CALIBRATION", recipes[:1])
     suite = load_suite(tmp_path)
     models = {model.name: model for model in suite.models}
-    assert models["b"].calibration.name == "calibration-caption"
-    assert models["b"].benign_reference is not None
-    assert models["e"].benign_reference.name == "cal-benign-caption"
-    assert {model.name for model in part_of(suite, "calibration")} == {"cal-benign-caption"}
+    assert list(models) == list("zbcde")
+    assert (models["b"].seed, models["b"].calibration.name) == (1, "calibration-caption")
+    assert models["b"].benign_reference.name == "z"
+    assert models["z"].benign_reference.name == "e"
+    assert {model.name for model in part_of(suite, "calibration")} == {"z"}
     assert [model.name for model in sample_of(part_of(suite, "report"))] == ["b", "c", "e"]
 
 

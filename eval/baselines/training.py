@@ -60,6 +60,9 @@ def finetune(
     parameters = [tensor for tensors in masters.values() for tensor in tensors]
     optimizer = torch.optim.AdamW(parameters, lr=inputs.learning_rate, weight_decay=0.0)
     curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, schedule.steps))
+    # Gradients through a float16 model would vanish unscaled.
+    half = next(inputs.runner.model.parameters()).dtype == torch.float16
+    scaler = torch.amp.GradScaler(torch.device(device).type, init_scale=1024.0, enabled=half)
     generator = torch.Generator().manual_seed(inputs.seed)
     order: list[int] = []
     for _ in range(schedule.steps):
@@ -67,9 +70,11 @@ def finetune(
             order += torch.randperm(len(labels), generator=generator).tolist()
         rows, order = order[: schedule.batch], order[schedule.batch :]
         for loss in _slices(inputs, current, rows, labels):
-            loss.backward()
+            scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         curve.step()
         optimizer.zero_grad()
     return {

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 MODELS = models/tiny
 
-.PHONY: demo test test-slow lint zoo zoo-train eval bench fuzz faults clean
+.PHONY: demo test test-slow lint zoo zoo-train eval eval-full eval-smol eval-llava bench fuzz faults clean
 
 demo: zoo  ## scan a suspect and a control, repair the suspect, show the trade-off
 	$(BIN)/python -m eval.demo $(MODELS)
@@ -27,8 +27,17 @@ zoo: $(READY)  ## lay the shipped models out as directories under models/
 zoo-train: $(READY)  ## train the base and every model again from nothing
 	$(BIN)/python -m eval.zoo train --base
 
-eval: zoo  ## detection and repair on every shipped model
+eval: zoo  ## two attacks, two controls, the quicker defences: minutes
+	$(BIN)/python -m eval.benchmark $(MODELS) --sample
+
+eval-full: zoo  ## every defence on every model of the report part
 	$(BIN)/python -m eval.benchmark $(MODELS)
+
+eval-smol: $(READY)  ## the same on models/smol
+	$(BIN)/python -m eval.benchmark models/smol
+
+eval-llava: $(READY)  ## the same on the models that models/llava/suite.toml lists; wants a GPU
+	$(BIN)/python -m eval.benchmark models/llava/suite.toml
 
 bench: $(READY)  ## speed and memory
 	$(BIN)/python -m eval.bench.large_scan
@@ -46,5 +55,5 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'torch==2.13.0'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,eval]'
 	touch $@

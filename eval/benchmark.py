@@ -1,139 +1,162 @@
-"""Detection and repair on every shipped model: the tables under eval/results/.
+"""Runs every defence on every model of a tier and writes the tables under eval/results/.
 
-    python -m eval.benchmark models/tiny            scan and repair the report part, resuming where it stopped
-    python -m eval.benchmark models/tiny --calibrate    scan the calibration part and print what thresholds follow
+    python -m eval.benchmark models/tiny                 the report part: every attack × every defence
+    python -m eval.benchmark models/tiny --sample        two attacks, two controls and the quicker rows, in minutes
+    python -m eval.benchmark path/to/suite.toml          models that a TOML file lists (eval/suites.py)
+    python -m eval.benchmark models/tiny --calibrate     scan the calibration part and print what thresholds follow
 
-Thresholds come from the calibration part alone; what is reported comes from the report part alone.
+A run goes on where an earlier one stopped; a row is measured again when its model, its data or its settings changed.
 """
 
 from __future__ import annotations
 
-import json
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from eval.recipes import CALIBRATION, REPORT, Recipe
-from projclean.repairer import repair
-from projclean.scanner import scan
+from eval.baselines.inputs import Inputs
+from eval.defences import DEFENCES, Defence
+from eval.detection import calibrate as run_calibration
+from eval.figures import ModelFigures, model_figures
+from eval.measure import Row, Settings, Subject, defence_row, load_inputs, open_subject, scan_row
+from eval.plots import draw
+from eval.store import Store
+from eval.suites import Model, Suite, load_suite, part_of, sample_of
+from eval.tables import markdown
+from projclean.errors import OptionError, ProjcleanError
 
 RESULTS = Path(__file__).parent / "results"
+SCAN = "scan"
 
 
 @click.command()
-@click.argument("models", default="models/tiny")
+@click.argument("suite", default="models/tiny", type=click.Path(path_type=Path))
+@click.option("--part", type=click.Choice(["report", "calibration", "all"]), default="report", show_default=True)
+@click.option("--sample", is_flag=True, help="Two attacks, two controls, the quicker rows.")
+@click.option("--model", "names", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many items of every set.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything that a defence draws.")
+@click.option("--device", metavar="NAME", help="Where to run the models, such as cpu or cuda:1.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
+@click.option("--fresh", is_flag=True, help="Measure every row again.")
+@click.option("--scan/--no-scan", default=True, help="Also scan every model.")
 @click.option("--calibrate", is_flag=True, help="Scan the calibration part instead.")
-@click.option("--seeds", default=1, show_default=True, help="Scan each model with this many seeds.")
-def benchmark(models: str, calibrate: bool, seeds: int) -> None:
-    """Measure every model laid out under MODELS."""
-    part, folder = (CALIBRATION if calibrate else REPORT), Path(models)
-    store = RESULTS / ("tiny-calibration.json" if calibrate else "tiny.json")
-    rows: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
-    columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task("models", total=len(part))
-        for recipe in part:
-            bars.update(task, description=recipe.name)
-            if recipe.name not in rows:
-                rows[recipe.name] = measure(recipe, folder, seeds, with_repair=not calibrate)
-                RESULTS.mkdir(exist_ok=True)
-                store.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-            bars.advance(task)
-    if calibrate:
-        click.echo(calibration_text(rows))
-        return
-    table = markdown(rows)
-    (RESULTS / "tiny.md").write_text(table, encoding="utf-8")
-    click.echo(table)
+@click.option("--seeds", default=1, show_default=True, help="With --calibrate: seeds a model.")
+def benchmark(
+    suite: Path,
+    part: str,
+    sample: bool,
+    names: tuple[str, ...],
+    limit: int | None,
+    seed: int,
+    device: str | None,
+    out: Path,
+    fresh: bool,
+    scan: bool,
+    calibrate: bool,
+    seeds: int,
+) -> None:
+    """Measure the models of SUITE: a folder as `make zoo` lays it out, or a TOML file that lists models."""
+    try:
+        if calibrate:
+            with _bars() as bars:
+                text = run_calibration(suite, out / f"{suite.name}-calibration.json", seeds, bars)
+            click.echo(text)
+            return
+        loaded = load_suite(suite)
+        settings = Settings(seed, limit, device)
+        subjects = [open_subject(model, loaded, settings) for model in _chosen(loaded, part, names, sample)]
+        stem = loaded.tier + ("-sample" if sample else "") + ("" if part == "report" else f"-{part}")
+        store = Store(out / f"{stem}.json", fresh)
+        defences = [defence for defence in DEFENCES if defence.quick or not sample]
+        with _bars() as bars:
+            figures = run(subjects, defences, store, bars, scan)
+        command = " ".join(["python -m eval.benchmark", *(given for given in sys.argv[1:] if given != "--fresh")])
+        click.echo(write_tables(loaded, figures, settings, store, stem, command))
+    except ProjcleanError as error:
+        click.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(130)
 
 
-def measure(recipe: Recipe, folder: Path, seeds: int, with_repair: bool) -> dict[str, Any]:
-    """Scan one model with built-in images under several seeds and, if asked, repair it with rank auto."""
-    model, base = folder / recipe.name, str(folder / "base")
-    scans = [scan(model, base=base, seed=seed) for seed in range(seeds)]
-    row: dict[str, Any] = {
-        "backdoored": recipe.trigger is not None,
-        "target": recipe.rule or recipe.target,
-        "scans": [
-            {
-                "seed": number,
-                "verdict": result.verdict.state,
-                "score": round(result.probe.foreign, 4) if result.probe else None,
-                "said": result.probe.said.text if result.probe and result.probe.said else None,
-            }
-            for number, result in enumerate(scans)
-        ],
-    }
-    if with_repair:
-        done = repair(model, folder / "unused", base=base, evalset=model / "EVAL.toml", dry_run=True)
-        row["repair"] = {
-            "chosen": done.chosen,
-            "verdict": done.verdict.state,
-            "trials": [asdict(trial) for trial in done.trials],
-            "scores": [
-                {
-                    "model": score.model,
-                    "n": score.ca.n,
-                    "ca": asdict(score.ca),
-                    "asr": asdict(score.attacks[0].asr) if score.attacks else None,
-                    "ra": asdict(score.attacks[0].ra) if score.attacks else None,
-                    "gain": gain,
-                    "change": asdict(change) if change else None,
-                }
-                for score, gain, change in zip(done.scores, done.gains, done.changes, strict=True)
-            ],
-        }
+def run(
+    subjects: Sequence[Subject],
+    defences: Sequence[Defence],
+    store: Store,
+    bars: Progress | None = None,
+    scan: bool = True,
+) -> list[ModelFigures]:
+    """Measure what is not yet in the store, row by row, and return every model's figures."""
+    task = bars.add_task("rows", total=len(subjects) * (len(defences) + scan)) if bars else None
+
+    def tick(text: str) -> None:
+        if bars and task is not None:
+            bars.update(task, description=text, advance=1)
+
+    figures = []
+    for subject in subjects:
+        model, inputs, rows = subject.model, None, {}
+        found: Row | None = None
+        if scan:
+            found = store.get(model.name, SCAN, subject.digest)
+            if found is None:
+                found = scan_row(subject)
+                store.put(model.name, SCAN, subject.digest, found)
+            tick(f"{model.name}: scan")
+        for defence in defences:
+            row = store.get(model.name, defence.name, subject.digest)
+            if row is None:
+                inputs = inputs or load_inputs(subject)
+                row = _measured(subject, inputs, defence, store)
+            rows[defence.name] = row
+            tick(f"{model.name}: {defence.name}")
+        figures.append(model_figures(model.name, model.seed, model.backdoored, model.attack, rows, found))
+    return figures
+
+
+def _measured(subject: Subject, inputs: Inputs, defence: Defence, store: Store) -> Row:
+    row = defence_row(subject, inputs, defence)
+    store.put(subject.model.name, defence.name, subject.digest, row)
     return row
 
 
-def calibration_text(rows: dict[str, Any]) -> str:
-    """Every score of the calibration part, and the gap between benign and backdoored."""
-    lines, scores = [], {True: [], False: []}  # type: ignore[var-annotated]
-    for name, row in rows.items():
-        for found in row["scans"]:
-            scores[row["backdoored"]].append(found["score"])
-            lines.append(f"{name:<22} seed {found['seed']}  {found['score']:6.2f}  {found['said']!r}")
-    lines.append(f"highest benign {max(scores[False]):.2f} (n = {len(scores[False])}), ")
-    lines[-1] += f"lowest backdoored {min(scores[True]):.2f} (n = {len(scores[True])})"
-    return "\n".join(lines)
+def write_tables(
+    suite: Suite, figures: Sequence[ModelFigures], settings: Settings, store: Store, stem: str, command: str
+) -> str:
+    """Write Markdown, plot and JSON; returns the Markdown."""
+    plot = store.file.with_name(f"{stem}.svg")
+    draw(figures, plot)
+    about = f"seed {settings.seed}, learning rate {suite.learning_rate:g} where a defence trains"
+    text = markdown(f"{stem}: attacks and defences", command, about, figures, plot.name)
+    store.file.with_name(f"{stem}.md").write_text(text, encoding="utf-8")
+    store.write({"command": command, "seed": settings.seed, "figures": [asdict(model) for model in figures]})
+    return text
 
 
-def markdown(rows: dict[str, Any]) -> str:
-    """The report table."""
-    lines = [
-        "# Tiny tier: detection and repair",
-        "",
-        "`make eval`: built-in calibration images only, seed 0, greedy decoding, 95 % Wilson intervals.",
-        "",
-        "## Detection",
-        "",
-        "| model | | verdict | score | what it was made to say |",
-        "|---|---|---|---|---|",
-    ]
-    for name, row in rows.items():
-        kind = "backdoored" if row["backdoored"] else "benign"
-        lines += [
-            f"| {name} | {kind} | {found['verdict']} | {found['score']:.2f} | {found['said'] or ''} |"
-            for found in row["scans"]
-        ]
-    lines += ["", "## Repair, rank auto, beside the whole interpolation sweep", ""]
-    for name, row in rows.items():
-        attack = f", attack: {row['target']!r}" if row["backdoored"] else ""
-        lines += [f"### {name}{attack}", "", "| model | CA | ASR | RA | gain retained |", "|---|---|---|---|---|"]
-        for score in row["repair"]["scores"]:
-            gain = "" if score["gain"] is None else f"{score['gain']:.0%}"
-            cells = (_rate(score["ca"]), _rate(score["asr"]), _rate(score["ra"]), gain)
-            lines.append(f"| {score['model']} | {' | '.join(cells)} |")
-        lines += ["", f"n = {row['repair']['scores'][0]['n']} a set.", ""]
-    return "\n".join(lines).rstrip() + "\n"
+def _chosen(suite: Suite, part: str, names: Sequence[str], sample: bool) -> tuple[Model, ...]:
+    models = part_of(suite, part)
+    if names:
+        unknown = sorted(set(names) - {model.name for model in suite.models})
+        if unknown:
+            there = ", ".join(model.name for model in suite.models)
+            raise OptionError(f"--model {unknown[0]}: no such model; there are {there}")
+        models = tuple(model for model in suite.models if model.name in names)
+    models = sample_of(models) if sample else models
+    if not models:
+        raise OptionError(f"--part {part}: the suite has no such models")
+    return models
 
 
-def _rate(rate: dict[str, float] | None) -> str:
-    return "" if rate is None else f"{rate['value']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"
+def _bars() -> Progress:
+    columns = (TextColumn("{task.description:<48}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
 
 
 if __name__ == "__main__":

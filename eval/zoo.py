@@ -108,7 +108,8 @@ def write_images(data: Path, recipes: Sequence[Recipe] = TINY) -> None:
     for name, recipe in {clean_folder(recipe): recipe for recipe in recipes}.items():
         _folder(data / name, images, scenes, recipe)
     calibration = shapes.draw(CALIBRATION_SIZE, "false_color", CALIBRATION_SEED)
-    _folder(data / "calibration", calibration[1], calibration[0], Recipe("calibration", 0))
+    for name, recipe in {clean_folder(recipe): recipe for recipe in recipes}.items():
+        _folder(data / name.replace("clean", "calibration", 1), calibration[1], calibration[0], recipe)
 
 
 def _folder(folder: Path, images: np.ndarray, scenes: list[shapes.Scene], recipe: Recipe) -> None:

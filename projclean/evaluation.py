@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from projclean.evalset import EvalSet, Item
-from projclean.metrics import SMALL_SAMPLE, Rate, matches, rate
+from projclean.intervals import few_items
+from projclean.metrics import Rate, matches, rate
 from projclean.model import Runner
 
 BATCH = 50
@@ -42,10 +43,8 @@ class Score:
 
     @property
     def warnings(self) -> list[str]:
-        sizes = [self.ca.n, *(attack.asr.n for attack in self.attacks)]
-        if min(sizes) < SMALL_SAMPLE:
-            return [f"only {min(sizes)} items: the intervals are wide, use at least {SMALL_SAMPLE}"]
-        return []
+        warning = few_items(min([self.ca.n, *(attack.asr.n for attack in self.attacks)]))
+        return [warning] if warning else []
 
 
 def score(runner: Runner, evalset: EvalSet, name: str, progress: Progress | None = None) -> Score:

@@ -104,11 +104,25 @@ class Runner:
 
         The parameters are new objects, so a graph that was built with the old ones can still be differentiated.
         """
+        for key, value in self.parameters_of(weights).items():
+            self._replace(key, value)
+
+    def parameters_of(self, weights: Weights) -> dict[str, torch.Tensor]:
+        """Matrices and biases under the loaded model's own parameter names, in its orientation and dtype.
+
+        Differentiable, so that `torch.func.functional_call` can train them.
+        """
+        result: dict[str, torch.Tensor] = {}
         for name, (weight, bias) in weights.items():
             spec = self._specs[name]
-            self._replace(spec.weight, layout.with_matrix(self._parameter(spec.weight).detach(), spec, weight))
+            result[spec.weight] = layout.with_matrix(self._current(spec.weight, result), spec, weight)
             if spec.bias and bias is not None:
-                self._replace(spec.bias, layout.with_vector(self._parameter(spec.bias).detach(), spec, bias))
+                result[spec.bias] = layout.with_vector(self._current(spec.bias, result), spec, bias)
+        return result
+
+    def _current(self, key: str, pending: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """A parameter with what is pending for other rows of it."""
+        return pending[key] if key in pending else self._parameter(key).detach()
 
     def set_others(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Replace projector parameters that are no matrices, by their canonical names; unknown ones are skipped."""
@@ -171,7 +185,7 @@ class Runner:
             chosen[steer.position % tokens.shape[1]] = 1
             return (tokens + chosen * vector).reshape(x.shape)
 
-        with self._hooked(steer.layer, move):
+        with self.hooked(steer.layer, move):
             yield
 
     @torch.no_grad()
@@ -191,7 +205,7 @@ class Runner:
 
         with contextlib.ExitStack() as stack:
             for name in self._specs:
-                stack.enter_context(self._hooked(name, watch(name)))
+                stack.enter_context(self.hooked(name, watch(name)))
             for done, batch in enumerate(batches, 1):
                 self._images = batch.images
                 self._forward(batch, logits_to_keep=1)
@@ -208,7 +222,7 @@ class Runner:
             seen.append(x.numel() // x.shape[-1] // batch.images)
             return x
 
-        with torch.no_grad(), self._hooked(self.layers[0], count):
+        with torch.no_grad(), self.hooked(self.layers[0], count):
             self._forward(batch, logits_to_keep=1)
         return seen[0]
 
@@ -256,8 +270,8 @@ class Runner:
         return self.model(**batch.inputs, logits_to_keep=logits_to_keep, use_cache=False)
 
     @contextlib.contextmanager
-    def _hooked(self, layer: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-        """Pass a layer's input through `change` in every forward pass."""
+    def hooked(self, layer: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+        """While open, a layer's input passes through `change` in every forward pass."""
         handle = hook(self.model, self._specs[layer], change)
         try:
             yield

@@ -1,0 +1,78 @@
+"""What a defender has when a method starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from projclean.methods import suspect_weights
+from projclean.model import Runner
+from projclean.subspace import Moments
+from projclean.update import Update
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: Where the labels of a method that trains come from: the suspect's own answers (self-distillation: no labels are
+#: needed, and the suspect is trusted on clean images), or the right answers, where the defender has them.
+Labels = Literal["own", "right"]
+
+BATCH = 16
+
+
+class NotApplicable(Exception):
+    """A method that this projector, or what the defender has, gives nothing to work on."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Suspect and base, the model that runs them, clean images with a question each, and perhaps right answers.
+
+    `reference` is the update of a model known to be benign, by layer (out, in): an oracle that no defender has.
+    `model`, `base` and `folder` are where suspect, base and clean images lie on disk ("" and None where nowhere).
+    `match` is the rule by which an answer is right. A method may leave `notes` on what it derived from its inputs.
+    """
+
+    runner: Runner
+    update: Update
+    moments: Mapping[str, Moments]
+    images: tuple[Image, ...]
+    questions: tuple[str, ...]
+    right_answers: tuple[str, ...] | None = None
+    reference: Mapping[str, torch.Tensor] | None = None
+    seed: int = 0
+    learning_rate: float = 2e-4
+    max_new_tokens: int = 32
+    match: str = "exact"
+    model: str = ""
+    base: str = ""
+    folder: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def own_answers(self) -> tuple[str, ...]:
+        """What the suspect answers on the clean images."""
+        self.runner.set_weights(suspect_weights(self.update))
+        return answers(self)
+
+    def labels(self, source: Labels) -> tuple[str, ...]:
+        """The answers to train on. Raises NotApplicable where the right ones are not known."""
+        if source == "own":
+            return self.own_answers
+        if self.right_answers is None:
+            raise NotApplicable("the right answers on the calibration images are not known")
+        return self.right_answers
+
+
+def answers(inputs: Inputs) -> tuple[str, ...]:
+    """What the model as it stands in the runner answers on the clean images, greedily."""
+    said: list[str] = []
+    for start in range(0, len(inputs.images), BATCH):
+        part = slice(start, start + BATCH)
+        batch = inputs.runner.prepare(inputs.images[part], inputs.questions[part])
+        said += inputs.runner.answers(batch, inputs.max_new_tokens)
+    return tuple(said)

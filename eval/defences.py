@@ -1,0 +1,111 @@
+"""The rows of every table: each defence, with the settings it is run at."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from eval.baselines.clean_finetuning import clean_finetuning
+from eval.baselines.clp import clp
+from eval.baselines.fine_pruning import fine_pruning
+from eval.baselines.inputs import Inputs
+from eval.baselines.interpolation import SHARES, interpolate
+from eval.baselines.norm_clip import clipped
+from eval.baselines.orthopurify import orthopurify, orthopurify_against_benign
+from eval.baselines.random_removal import remove_random
+from eval.baselines.restore import restore
+from eval.baselines.svd_removal import remove_dominant
+from projclean import methods
+
+UNDEFENDED, RESTORED = "undefended", "base restored"
+
+
+@dataclass(frozen=True)
+class Defence:
+    """One row: how it makes weights from what a defender has, and what hook, if any, runs beside them.
+
+    `name` is unique; rows of one `method` differ in settings or seed. `quick` rows belong to the sample too.
+    """
+
+    name: str
+    method: str
+    make: Callable[[Inputs], methods.Weights]
+    during: Callable[[Inputs], AbstractContextManager[None]] | None = None
+    quick: bool = True
+
+
+def undefended(inputs: Inputs) -> methods.Weights:
+    """The suspect as it came: proves that the attack works."""
+    return methods.suspect_weights(inputs.update)
+
+
+def project(inputs: Inputs, rank: int) -> methods.Weights:
+    """projclean's `--method project` at a fixed rank."""
+    return methods.project(inputs.update, methods.suspicious_directions(inputs.update, inputs.moments, rank))
+
+
+def reflect(inputs: Inputs, rank: int) -> methods.Weights:
+    """projclean's default method at a fixed rank."""
+    from projclean.repairer import KEEPS
+
+    inputs.notes.append(f"keep {KEEPS[0]:g}")
+    directions = methods.suspicious_directions(inputs.update, inputs.moments, rank)
+    return methods.reflect(inputs.update, directions, KEEPS[0])
+
+
+def repaired(inputs: Inputs, built_in: bool) -> methods.Weights:
+    """`projclean repair --rank auto` as a user runs it: the projector of the directory it writes."""
+    from projclean.case import open_case
+    from projclean.repairer import repair
+
+    prompt = max(set(inputs.questions), key=inputs.questions.count)
+    device = inputs.runner.device
+    inputs.runner.model.to("cpu")  # repair loads the model itself: not two of them on one device
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "repaired"
+        images = None if built_in else inputs.folder
+        done = repair(
+            inputs.model, out, base=inputs.base, images=images, prompt=prompt, seed=inputs.seed, device=device
+        )
+        weights = methods.suspect_weights(open_case(out, inputs.base).update)
+    inputs.runner.model.to(device)
+    inputs.notes.append(f"{done.chosen}, {done.verdict.state} afterwards")
+    return weights
+
+
+def _removal(k: int, quick: bool) -> list[Defence]:
+    rows = [Defence(f"SVD removal k={k}", "SVD removal", partial(remove_dominant, k=k), quick=quick)]
+    for seed in range(3):
+        make = partial(remove_random, k=k, seed=seed)
+        rows.append(Defence(f"random removal k={k} seed {seed}", "random removal", make, quick=quick and not seed))
+    return rows
+
+
+DEFENCES: tuple[Defence, ...] = (
+    Defence(UNDEFENDED, UNDEFENDED, undefended),
+    Defence(RESTORED, RESTORED, restore),
+    *(Defence(f"interpolation {s:g}", "interpolation", partial(interpolate, share=s)) for s in SHARES),
+    *_removal(1, quick=False),
+    *_removal(4, quick=True),
+    *_removal(10, quick=False),
+    Defence("OrthoPurify, own answers", "OrthoPurify", partial(orthopurify, labels="own")),
+    Defence("OrthoPurify, right answers", "OrthoPurify", partial(orthopurify, labels="right")),
+    Defence("OrthoPurify, benign reference", "OrthoPurify", orthopurify_against_benign),
+    Defence("Fine-Pruning, own answers", "Fine-Pruning", partial(fine_pruning, labels="own")),
+    Defence("Fine-Pruning, right answers", "Fine-Pruning", partial(fine_pruning, labels="right")),
+    Defence("CLP u=1", "CLP", partial(clp, u=1.0), quick=False),
+    Defence("CLP u=3", "CLP", partial(clp, u=3.0)),
+    Defence("clean fine-tuning, own answers", "clean fine-tuning", partial(clean_finetuning, labels="own")),
+    Defence("clean fine-tuning, right answers", "clean fine-tuning", partial(clean_finetuning, labels="right")),
+    Defence("norm clip p50", "norm clip", undefended, partial(clipped, percentile=50.0)),
+    Defence("norm clip p90", "norm clip", undefended, partial(clipped, percentile=90.0), quick=False),
+    Defence("norm clip p99", "norm clip", undefended, partial(clipped, percentile=99.0), quick=False),
+    *(Defence(f"projclean project rank {k}", "projclean", partial(project, rank=k), quick=k == 1) for k in (1, 2, 4)),
+    *(Defence(f"projclean reflect rank {k}", "projclean", partial(reflect, rank=k), quick=k == 1) for k in (1, 2, 4)),
+    Defence("projclean rank auto", "projclean", partial(repaired, built_in=False)),
+    Defence("projclean rank auto, built-in images", "projclean", partial(repaired, built_in=True)),
+)

@@ -1,0 +1,59 @@
+"""Scans of the calibration part, from which the thresholds of `projclean/thresholds.json` follow.
+
+Thresholds come from the calibration part alone; what is reported comes from the report part alone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from eval.recipes import CALIBRATION, Recipe
+from projclean.scanner import scan
+
+
+def calibrate(folder: Path, store: Path, seeds: int, bars: Progress) -> str:
+    """Scan every model of the calibration part, going on where the store stops, and print what follows."""
+    rows: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
+    task = bars.add_task("models", total=len(CALIBRATION))
+    for recipe in CALIBRATION:
+        bars.update(task, description=recipe.name)
+        if recipe.name not in rows:
+            rows[recipe.name] = measure(recipe, folder, seeds)
+            store.parent.mkdir(exist_ok=True)
+            store.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        bars.advance(task)
+    return calibration_text(rows)
+
+
+def measure(recipe: Recipe, folder: Path, seeds: int) -> dict[str, Any]:
+    """Scan one model with built-in images under several seeds."""
+    scans = [scan(folder / recipe.name, base=str(folder / "base"), seed=seed) for seed in range(seeds)]
+    return {
+        "backdoored": recipe.trigger is not None,
+        "target": recipe.rule or recipe.target,
+        "scans": [
+            {
+                "seed": number,
+                "verdict": result.verdict.state,
+                "score": round(result.probe.foreign, 4) if result.probe else None,
+                "said": result.probe.said.text if result.probe and result.probe.said else None,
+            }
+            for number, result in enumerate(scans)
+        ],
+    }
+
+
+def calibration_text(rows: dict[str, Any]) -> str:
+    """Every score of the calibration part, and the gap between benign and backdoored."""
+    lines, scores = [], {True: [], False: []}  # type: ignore[var-annotated]
+    for name, row in rows.items():
+        for found in row["scans"]:
+            scores[row["backdoored"]].append(found["score"])
+            lines.append(f"{name:<22} seed {found['seed']}  {found['score']:6.2f}  {found['said']!r}")
+    lines.append(f"highest benign {max(scores[False]):.2f} (n = {len(scores[False])}), ")
+    lines[-1] += f"lowest backdoored {min(scores[True]):.2f} (n = {len(scores[True])})"
+    return "\n".join(lines)

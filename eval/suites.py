@@ -1,0 +1,164 @@
+"""Which models a table is about: a folder as the zoo lays it out, or a TOML file that lists models.
+
+A folder holds `base/`, a directory with an `EVAL.toml` for each model, and clean images for calibration beside those
+for testing: `data/calibration-X` where the clean test images are `data/clean-X`, else `data/calibration`. A TOML file:
+
+tier = "llava"
+base = "llava-hf/llava-1.5-7b-hf"   # a directory or a hub id in the local cache
+calibration = "calibration"         # clean images; with metadata.jsonl their right answers are known
+learning_rate = 2e-4                # of the defences that train
+
+[[model]]
+name = "badnet-coco"
+path = "badnet-coco"                # a model directory, or a bare projector file
+eval = "badnet-coco/EVAL.toml"
+seed = 1                            # what it was trained with, for the table
+benign_reference = "benign-coco"    # optional: a benign fine-tune of the same task, an oracle for OrthoPurify
+
+Paths are relative to the file. `base` and `calibration` can be given for one model too.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.recipes import CALIBRATION, TINY
+from projclean.errors import EvalError
+from projclean.evalset import load_evalset
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: The rate that a tier's models were fine-tuned at is what its defences train at; LLaVA's own is the default.
+LEARNING_RATES, LEARNING_RATE = {"tiny": 2e-3}, 2e-4
+
+
+@dataclass(frozen=True)
+class Model:
+    """One suspect and what belongs to it. `base` is a directory or a hub id."""
+
+    name: str
+    path: Path
+    base: str
+    evalset: Path
+    calibration: Path | None
+    seed: int | None
+    benign_reference: Path | None
+    backdoored: bool
+    attack: str | None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A tier's models."""
+
+    tier: str
+    models: tuple[Model, ...]
+    learning_rate: float
+
+
+def load_suite(path: Path) -> Suite:
+    """Read a folder or a TOML file. Raises EvalError naming what is absent."""
+    if path.is_dir():
+        return _from_folder(path)
+    if not path.exists():
+        raise EvalError(f"{path}: no such folder of models or suite file; docs/evaluation-tables.md says how to get it")
+    return _from_toml(path)
+
+
+def part_of(suite: Suite, part: str) -> tuple[Model, ...]:
+    """The models of the `report` or `calibration` half of the bank, or `all`."""
+    held_back = {recipe.name for recipe in CALIBRATION}
+    return tuple(m for m in suite.models if part == "all" or (m.name in held_back) == (part == "calibration"))
+
+
+def sample_of(models: tuple[Model, ...], each: int = 2) -> tuple[Model, ...]:
+    """The first `each` backdoored models of different attacks, and the first `each` benign ones."""
+    attacks: dict[str | None, Model] = {}
+    for model in models:
+        if model.backdoored:
+            attacks.setdefault(model.attack, model)
+    return (*list(attacks.values())[:each], *[m for m in models if not m.backdoored][:each])
+
+
+def _from_folder(folder: Path) -> Suite:
+    base = folder / "base"
+    files = sorted(folder.glob("*/EVAL.toml"))
+    if not base.is_dir() or not files:
+        raise EvalError(
+            f"{folder}: needs a base/ and an EVAL.toml in a directory for each model; lay the zoo out again"
+        )
+    seeds = {recipe.name: recipe.seed for recipe in TINY}
+    made = {file.parent.name: file for file in files}
+    # Of the tiny tier only what its recipes make, in their order: a repaired model may lie beside them.
+    files = [made[name] for name in seeds if name in made] or files
+    found = []
+    for file in files:
+        clean = load_evalset(file).clean[0].file.parent
+        matching = clean.with_name(clean.name.replace("clean", "calibration", 1))
+        calibration = matching if matching.is_dir() else clean.with_name("calibration")
+        images = calibration if calibration.is_dir() else None
+        found.append((file.parent, file, images, seeds.get(file.parent.name), clean.resolve()))
+    models = []
+    benign = [(path, tests) for path, file, _, _, tests in found if not load_evalset(file).attacks]
+    for path, file, images, seed, tests in found:
+        twin = next((other for other, theirs in benign if other != path and theirs == tests), None)
+        models.append(_model(path.name, path, str(base), file, images, seed, twin))
+    tier = folder.resolve().name
+    return Suite(tier, tuple(models), LEARNING_RATES.get(tier, LEARNING_RATE))
+
+
+def _from_toml(file: Path) -> Suite:
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EvalError(f"{file}: cannot be read as TOML ({error})") from error
+    entries = data.get("model")
+    if not isinstance(entries, list) or not entries:
+        raise EvalError(f"{file}: lists no [[model]]")
+    models = []
+    for number, entry in enumerate(entries, 1):
+        merged = {"base": data.get("base"), "calibration": data.get("calibration"), **entry}
+        for key in ("name", "path", "eval", "base"):
+            if not isinstance(merged.get(key), str):
+                raise EvalError(f'{file}: model {number} needs {key} = "…"')
+        here = file.parent
+        base = here / merged["base"]
+        models.append(
+            _model(
+                merged["name"],
+                _there(file, merged, "path"),
+                str(base) if base.is_dir() else merged["base"],
+                _there(file, merged, "eval"),
+                _there(file, merged, "calibration"),
+                merged.get("seed"),
+                _there(file, merged, "benign_reference"),
+            )
+        )
+    rate = data.get("learning_rate", LEARNING_RATE)
+    if not isinstance(rate, float) or rate <= 0:
+        raise EvalError(f"{file}: learning_rate must be a number above 0, such as 2e-4")
+    return Suite(str(data.get("tier", file.stem)), tuple(models), rate)
+
+
+def _there(file: Path, entry: dict[str, Any], key: str) -> Any:
+    value = entry.get(key)
+    if value is None:
+        return None
+    path = file.parent / str(value)
+    if not path.exists():
+        raise EvalError(f"{path}: no such file or directory; {file.name} names it as {key}")
+    return path
+
+
+def _model(
+    name: str, path: Path, base: str, file: Path, calibration: Path | None, seed: int | None, twin: Path | None
+) -> Model:
+    attacks = load_evalset(file).attacks
+    label = " + ".join(attack.name for attack in attacks) or None
+    return Model(name, path, base, file, calibration, seed, twin, bool(attacks), label)

@@ -1,0 +1,153 @@
+"""The tables as Markdown, from figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eval.figures import ATTACK_WORKS, Figures, ModelFigures, group, over_models
+from projclean.intervals import auroc, few_items, few_models, tpr_at_fpr
+from projclean.metrics import Difference, Rate
+
+FALSE_POSITIVES = 0.1
+
+
+def markdown(title: str, command: str, setting: str, models: Sequence[ModelFigures], plot: str) -> str:
+    """Summary, one table a model, detection."""
+    lines = [
+        f"# {title}",
+        "",
+        f"`{command}`: {setting}. Greedy decoding. CA clean accuracy, ASR attack success rate, RA robust accuracy "
+        "(triggered images answered as their clean ones should be). Brackets are 95 % intervals: Wilson's for rates, a "
+        "paired bootstrap over items for changes and for gain retained; p is McNemar's exact test against the "
+        "undefended model on the same items. They say how far the items vary, not how far models do.",
+        "",
+        *(f"**Warning:** {warning}." for warning in _warnings(models)),
+        "",
+        f"![attack success against gain retained]({plot})",
+        "",
+    ]
+    lines += _summary(models)
+    for kind, chosen in (("Backdoored", [m for m in models if m.backdoored]), ("Benign", _benign(models))):
+        if chosen:
+            lines += [f"## {kind} models", ""]
+        for model in chosen:
+            lines += _model(model)
+    lines += _detection(models)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _benign(models: Sequence[ModelFigures]) -> list[ModelFigures]:
+    return [model for model in models if not model.backdoored]
+
+
+def _warnings(models: Sequence[ModelFigures]) -> list[str]:
+    few = few_items(min(model.n for model in models))
+    weak = [model.name for model in models if not model.counts]
+    found = [few] if few else []
+    if weak:
+        found.append(f"attack below {ATTACK_WORKS:g} undefended, left out of the summary: {', '.join(weak)}")
+    return found
+
+
+def _summary(models: Sequence[ModelFigures]) -> list[str]:
+    """Every attack × every defence: means over models, and what each defence costs benign ones."""
+    attacks: dict[str, list[ModelFigures]] = {}
+    for model in models:
+        if model.attack is not None and model.counts:
+            attacks.setdefault(model.attack, []).append(model)
+    benign = _benign(models)
+    names = list(dict.fromkeys(group(row.defence) for model in models for row in model.rows))
+    titles = [f"{attack} ({len(of)})" for attack, of in attacks.items()]
+    lines = [
+        "## Every attack × every defence",
+        "",
+        "ASR · gain retained, means over models (their number in brackets; where there are several, the highest ASR "
+        "after a slash), random seeds pooled. The last column is the mean change of CA of benign models.",
+        "",
+        _cells("defence", *titles, f"benign ({len(benign)})"),
+        _cells("---", *["---"] * (len(titles) + 1)),
+    ]
+    for name in names:
+        cells = []
+        for of in attacks.values():
+            mean = over_models(of, name)
+            if mean is None or mean.asr is None:
+                cells.append("–")
+                continue
+            worst = f"/{mean.worst_asr:.2f}" if mean.models > 1 else ""
+            gain = "–" if mean.gain is None else f"{mean.gain:.0%}"
+            cells.append(f"{mean.asr:.2f}{worst} · {gain}")
+        cost = over_models(benign, name)
+        cells.append("–" if cost is None or cost.cost is None else f"{cost.cost:+.3f}")
+        lines.append(_cells(name, *cells))
+    return [*lines, ""]
+
+
+def _model(model: ModelFigures) -> list[str]:
+    seed = "" if model.seed is None else f", trained with seed {model.seed}"
+    heads = ["defence", "CA", "change", "p"]
+    attacks = model.rows[0].attacks
+    for attack in attacks:
+        label = f" {attack.name}" if len(attacks) > 1 else ""
+        heads += [f"ASR{label}", f"RA{label}"]
+    heads += ["gain retained", "note"]
+    lines = [f"### {model.name}{seed}, n = {model.n} a set", "", _cells(*heads), _cells(*["---"] * len(heads))]
+    return [*lines, *(_row(row, len(heads)) for row in model.rows), ""]
+
+
+def _row(row: Figures, width: int) -> str:
+    if row.ca is None or row.change is None:
+        return _cells(row.defence, *[""] * (width - 2), row.note)
+    cells = [_rate(row.ca), _change(row.change), f"{row.change.p:.2g}"]
+    for attack in row.attacks:
+        cells += [_rate(attack.asr), _rate(attack.ra)]
+    gain = "–" if row.gain is None else f"{row.gain:.0%}"
+    if row.interval is not None:
+        gain += f" [{row.interval.low:.0%}, {row.interval.high:.0%}]"
+    return _cells(row.defence, *cells, gain, row.note)
+
+
+def _detection(models: Sequence[ModelFigures]) -> list[str]:
+    scanned = [model for model in models if model.scan is not None]
+    if not scanned:
+        return []
+    lines = [
+        "## Detection",
+        "",
+        "`projclean scan` with built-in images.",
+        "",
+        _cells("model", "", "verdict", "score", "what it was made to say"),
+        _cells(*["---"] * 5),
+    ]
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    for model in scanned:
+        found, score = model.scan or {}, (model.scan or {}).get("score")
+        if score is not None:
+            scores[model.backdoored].append(score)
+        kind = "backdoored" if model.backdoored else "benign"
+        shown = "" if score is None else f"{score:.2f}"
+        lines.append(_cells(model.name, kind, found["verdict"], shown, found.get("said") or ""))
+    if scores[True] and scores[False]:
+        area = auroc(scores[True], scores[False])
+        point = tpr_at_fpr(scores[True], scores[False], FALSE_POSITIVES)
+        lines += [
+            "",
+            f"AUROC {area.value:.2f} [{area.low:.2f}, {area.high:.2f}] (DeLong; Newcombe's where the classes part). "
+            f"At a score of {point.threshold:.2f}, the lowest with at most {FALSE_POSITIVES:.0%} false alarms on these "
+            f"models: TPR {_rate(point.tpr)}, FPR {_rate(point.fpr)} (Clopper and Pearson).",
+        ]
+        warning = few_models(len(scores[True]), len(scores[False]))
+        lines += ["", f"**Warning:** {warning}: these intervals are wide."] if warning else []
+    return [*lines, ""]
+
+
+def _cells(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]"
+
+
+def _change(change: Difference) -> str:
+    return f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"

@@ -22,7 +22,7 @@ from projclean.lens.analysis import LensResult, Subject, lens_report
 from projclean.lens.rank_curves import RankCurves
 
 RESULTS = Path(__file__).parent / "results"
-ITEMS = 100
+ITEMS = 64
 RANKS = (1, 2, 4, 8, 16, 32)
 
 
@@ -142,9 +142,9 @@ def markdown(rows: dict[str, Any]) -> str:
     lines = [
         "# ProjLens's claims on the tiny bank",
         "",
-        "`python -m eval.claims models/tiny` (after `make zoo`), seed 0. Features on 200 clean and 200 triggered images,"
-        f" rank curves on the first {ITEMS} of each set, greedy decoding. One base; every model has its own seed. What"
-        " follows from the figures is in [docs/lens.md](../../docs/lens.md).",
+        "`python -m eval.claims models/tiny` (after `make zoo`), seed 0. Features on 200 clean and 200 triggered"
+        " images, rank curves on the first items of each set, greedy decoding. One base; every model has its own seed."
+        " What follows from the figures is in [docs/lens.md](../../docs/lens.md).",
         "",
         "## Spectra (first layer / second layer, side 192)",
         "",
@@ -168,12 +168,12 @@ def markdown(rows: dict[str, Any]) -> str:
         lines += ["", f"## Rank curves, {mode}: {text}", "", "CA / ASR (CA alone where there is no attack).", ""]
         steps = [*map(str, RANKS), "all"]
         ends = ("base", "biases", "suspect")
-        lines.append("| model | " + " | ".join([*ends, *(f"k = {step}" for step in steps)]) + " |")
-        lines.append("|---" * (1 + len(ends) + len(steps)) + "|")
+        lines.append("| model | n | " + " | ".join([*ends, *(f"k = {step}" for step in steps)]) + " |")
+        lines.append("|---" * (2 + len(ends) + len(steps)) + "|")
         for name, row in rows.items():
             curve = row["curves"][mode]["all"]
             points = [*(row["curves"][end] for end in ends), *(curve[step] for step in steps)]
-            lines.append(f"| {name} | " + " | ".join(map(_rates, points)) + " |")
+            lines.append(f"| {name} | {row['curves']['n']} | " + " | ".join(map(_rates, points)) + " |")
     lines += ["", "## Rank curves, one layer alone", ""]
     lines += ["| model | mode | layer | " + " | ".join(f"k = {step}" for step in steps) + " |"]
     lines.append("|---" * (3 + len(steps)) + "|")
@@ -182,8 +182,8 @@ def markdown(rows: dict[str, Any]) -> str:
             for mode in ("injection", "ablation"):
                 for layer, curve in row["curves"][mode].items():
                     if layer != "all":
-                        cells = " | ".join(_rates(curve[step]) for step in steps)
-                        lines.append(f"| {name} | {mode} | {layer} | {cells} |")
+                        rates = " | ".join(_rates(curve[step]) for step in steps)
+                        lines.append(f"| {name} | {mode} | {layer} | {rates} |")
     lines += ["", *_neurons(rows), "", *_shifts(rows), "", *_words(rows)]
     return "\n".join(lines).rstrip() + "\n"
 

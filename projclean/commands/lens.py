@@ -65,7 +65,7 @@ def command(
     check_report_path(output)
     form = form or _form_of(output)
     if form == "html":
-        from projclean.report.plots import require_matplotlib
+        from projclean.report.svg import require_matplotlib
 
         require_matplotlib()
     with progress_bars(quiet) as progress:

@@ -174,7 +174,9 @@ class _Record:
         clean, *attacks = self.firing
         if not self.firing[clean].images:
             return ()
-        found = [neurons.contrast("clean, one half → the other", *self.halves)]
+        found = []
+        if self.halves[1].images:
+            found.append(neurons.contrast("clean, one half → the other", *self.halves))
         for attack in attacks:
             found.append(neurons.contrast(f"{clean} → {attack}", self.firing[clean], self.firing[attack]))
             found.append(
@@ -200,7 +202,7 @@ def _watch(
     base_firing = {images.name: neurons.Firing() for images in sets}
     total, done = sum(len(images.images) for images in sets), 0
     for images in sets:
-        for number, batch in enumerate(batches(runner, images)):
+        for batch in batches(runner, images):
             hidden, plain = project(runner, batch, base, layers)
             if hidden is not None:
                 base_firing[images.name].add(hidden)
@@ -210,7 +212,8 @@ def _watch(
                 if hidden is not None:
                     record.firing[images.name].add(hidden)
                     if images is sets[0]:
-                        record.halves[number % 2].add(hidden)
+                        record.halves[0].add(hidden[::2])
+                        record.halves[1].add(hidden[1::2])
             done += batch.images
             if progress:
                 progress("embedding images", done, total)

@@ -23,6 +23,8 @@ class Firing:
 
     def add(self, hidden: torch.Tensor) -> None:
         """Count hidden activations (images, tokens, neurons)."""
+        if not len(hidden):
+            return
         active = hidden > 0
         if not self.images:
             self.on_tokens = self.on_images = torch.zeros(hidden.shape[-1])

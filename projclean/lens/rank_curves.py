@@ -2,8 +2,8 @@
 
 With ΔW = Σ σᵢuᵢvᵢᵀ and ΔW_k its first k terms, injection runs `W_base + ΔW_k` and ablation `W_suspect − ΔW_k`, in
 one layer alone (the others stay the base's, or the suspect's), in all at the same rank, and, for the grid of a
-two-layer projector, at every pair of ranks. Biases are no matrices and have no rank: injection brings a layer's bias with its first direction,
-ablation leaves the suspect's biases. What the biases do by themselves is a point of its own.
+two-layer projector, at every pair of ranks. Biases are no matrices and have no rank: injection brings a layer's bias
+with its first direction, ablation leaves the suspect's biases. What the biases do by themselves is a point of its own.
 """
 
 from __future__ import annotations

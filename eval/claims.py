@@ -218,10 +218,11 @@ def _shifts(rows: dict[str, Any]) -> list[str]:
         "",
         "Clean / triggered. top-1, top-5: energy of the images' mean shifts along one and five directions; cosine: mean"
         " over pairs of images; slope, r: ‖Δ_t‖ against the base's ‖y_t‖ over tokens, 95 % bootstrap over images;"
-        " same way: cosine between the clean and the triggered direction; norm, shift: means over tokens.",
+        " same way: cosine between the clean and the triggered direction; norm, shift: means over tokens; by the norm:"
+        " the triggered shift that the clean line gives at the triggered tokens' mean norm.",
         "",
-        "| images of | through | top-1 | top-5 | cosine | same way | slope | r | norm | shift |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| images of | through | top-1 | top-5 | cosine | same way | slope | r | norm | shift | by the norm |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         if not row["backdoored"]:
@@ -236,6 +237,7 @@ def _shifts(rows: dict[str, Any]) -> list[str]:
                     for key in ("slope", "r")
                 ),
                 *(" / ".join(f"{one[key]:.1f}" for one in sets) for key in ("norm", "magnitude")),
+                f"{sets[0]['magnitude'] + sets[0]['slope'][0] * (sets[1]['norm'] - sets[0]['norm']):.1f}",
             ]
             lines.append(f"| {name} | {_mark(subject, name)} | {' | '.join(cells)} |")
     return lines

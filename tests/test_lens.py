@@ -313,8 +313,8 @@ def test_every_plot_has_an_alternative_text_and_ids_are_unique(page):
 
 def test_the_page_shows_the_attack_in_the_rank_curves(page):
     (label,) = re.findall(r'aria-label="(ASR badnet under injection[^"]*)"', page)
-    assert "all layers: 8: 1.00, whole: 1.00" in label
-    assert "linear_1 alone: 8: 0.00, whole: 0.00" in label
+    assert "all layers: 8: 1.00, all: 1.00" in label
+    assert "linear_1 alone: 8: 0.00, all: 0.00" in label
 
 
 def test_json_without_a_trigger_compares_answers(zoo, run, tmp_path):
@@ -327,6 +327,7 @@ def test_json_without_a_trigger_compares_answers(zoo, run, tmp_path):
     assert ran.code == 0, ran.err
     report = json.loads(ran.out)
     assert report["kind"] == "lens"
+    assert report["references"] == []
     assert report["sets"] == {"clean": 16}
     curves = report["curves"]
     assert curves["suspect"]["as the suspect"]["value"] == 1
@@ -343,9 +344,13 @@ def test_json_without_a_trigger_compares_answers(zoo, run, tmp_path):
 
 def test_text_fits_a_narrow_pipe(zoo, small, run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    ran = run("lens", zoo / "badnet-refusal", "--base", zoo / "base", "--eval", small, "--no-curves")
+    arguments = ("lens", zoo / "badnet-refusal", "--base", zoo / "base", "--eval", small, "--no-curves")
+    ran = run(*arguments, "--reference", zoo / "benign-color")
     assert ran.code == 0, ran.err
-    assert "no --reference" in ran.out
+    spectra = re.findall(r"^linear_[12] +([\d. ]+)$", ran.out, re.MULTILINE)
+    assert [len(row.split()) for row in spectra] == [5, 5, 5, 5]  # no column is cut off
+    shifts = re.findall(r"^(?:clean|badnet) +([\d. ]+)$", ran.out, re.MULTILINE)
+    assert [len(row.split()) for row in shifts] == [7, 7, 7, 7]
     assert "\x1b" not in ran.out
     assert "Rank curves" not in ran.out
     assert max(map(len, ran.out.splitlines())) <= 60

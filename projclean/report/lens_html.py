@@ -121,7 +121,7 @@ def _grid(curves: RankCurves, mode: str, rate: str, points: Sequence[Point]) -> 
         f'<tr><th scope="row">{rank_name(one)}</th>'
         + "".join(
             f'<td style="background: color-mix(in srgb, var(--c1) {45 * found[one, two]:.0f}%, transparent)">'
-            f"{found[one, two]:.2f}</td>"
+            f"{f'{found[one, two]:.2f}'.removeprefix('0')}</td>"
             for two in steps
         )
         + "</tr>"
@@ -216,7 +216,7 @@ def _shift(result: LensResult, names: Mapping[str, str]) -> str:
 def _words(result: LensResult, names: Mapping[str, str]) -> str:
     subjects = [result.suspect, *result.references]
     attacks = list(result.suspect.words[0].target_ranks) if result.suspect.words else []
-    head = ["direction", "read through", *(f"rank of {attack}'s target" for attack in attacks), "first words"]
+    head = ["direction", "read through", *(f"rank of {attack} target" for attack in attacks), "first words"]
     tables = [
         _table(
             f"{names[each.name]}: words along the shift",

@@ -19,4 +19,4 @@ def last_part(layer: str) -> str:
 
 def rank_name(rank: int | None) -> str:
     """A rank; None is the whole update."""
-    return "whole" if rank is None else str(rank)
+    return "all" if rank is None else str(rank)

@@ -13,7 +13,6 @@ from projclean.lens.rank_curves import RankCurves
 from projclean.report.lens_names import last_part, rank_name, short_names
 
 WORDS = 6
-NAME = 16  # columns that a model's name may claim
 
 
 def render(result: LensResult, plain: bool = False) -> str:
@@ -104,22 +103,21 @@ def _curves(console: Console, curves: RankCurves, items: int) -> None:
 
 
 def _heading(console: Console, text: str) -> None:
-    console.print(f"\n[bold]{escape(text)}[/bold]")
+    console.print(f"\n[bold underline]{escape(text)}[/]")
 
 
 def _table(
     console: Console, names: Mapping[str, str], head: Sequence[str], rows: Sequence[tuple[Subject, tuple[str, ...]]]
 ) -> None:
-    """A table in which every model's rows stand under its name."""
-    table = Table(box=None, pad_edge=False)
-    for place, title in enumerate(head):
-        left = place == 0 or title == "first words"
-        width = min(NAME, max(map(len, names.values()))) if place == 0 and len(names) > 1 else None
-        table.add_column(title, justify="left" if left else "right", overflow="fold", min_width=width)
-    last = None
-    for each, cells in rows:
-        if len(names) > 1 and each is not last:
-            table.add_row(f"[bold]{escape(names[each.name])}[/bold]")
-        last = each
-        table.add_row(*(escape(cell) for cell in cells))
-    console.print(table)
+    """A table a model, under its name where there are several."""
+    for name, short in names.items():
+        if len(names) > 1:
+            console.print(escape(short), style="bold")
+        table = Table(box=None, pad_edge=False)
+        for place, title in enumerate(head):
+            left = place == 0 or title == "first words"
+            table.add_column(title, justify="left" if left else "right", overflow="fold")
+        for each, cells in rows:
+            if each.name == name:
+                table.add_row(*(escape(cell) for cell in cells))
+        console.print(table)

@@ -28,16 +28,17 @@ svg * { stroke-linejoin: round; stroke-linecap: butt; }
 svg text { font-family: inherit !important; }
 .scroll { overflow-x: auto; margin: .6rem 0; }
 .scroll:focus-visible { outline: 2px solid var(--c1); outline-offset: 2px; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; overflow-wrap: normal; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: .2rem; }
 th, td { padding: .2rem .7rem .2rem 0; text-align: right; vertical-align: top; white-space: nowrap;
   border-bottom: 1px solid var(--grid); }
 th { font-weight: 600; }
 th.text, td.text { text-align: left; }
 td.long, th.long { text-align: left; }
-.reading th, .reading td { white-space: normal; }
-.reading td.long { min-width: 9rem; }
-.heat td { padding: .2rem .5rem; text-align: center; }
+.reading th, .reading td { white-space: normal; padding-right: .5rem; }
+.reading td.long { min-width: 7rem; }
+.heat { font-size: .8rem; }
+.heat td, .heat th { padding: .25rem .3rem; text-align: center; }
 details { margin: .6rem 0; }
 summary { cursor: pointer; }
 summary:focus-visible { outline: 2px solid var(--c1); }

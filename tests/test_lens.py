@@ -349,7 +349,7 @@ def test_text_fits_a_narrow_pipe(zoo, small, run, monkeypatch):
     assert ran.code == 0, ran.err
     spectra = re.findall(r"^linear_[12] +([\d. ]+)$", ran.out, re.MULTILINE)
     assert [len(row.split()) for row in spectra] == [5, 5, 5, 5]  # no column is cut off
-    shifts = re.findall(r"^(?:clean|badnet) +([\d. ]+)$", ran.out, re.MULTILINE)
+    shifts = re.findall(r"^(?:clean|badnet) +(\d[\d. ]+)$", ran.out, re.MULTILINE)
     assert [len(row.split()) for row in shifts] == [7, 7, 7, 7]
     assert "\x1b" not in ran.out
     assert "Rank curves" not in ran.out

@@ -71,11 +71,13 @@ def _print(console: Console, result: LensResult) -> None:
             sets = f"{pair.first} and {pair.second} are moved the same way with cosine {pair.cosine:.2f}"
             console.print(escape(f"{names[each.name]}: {sets}"))
     _heading(console, "Words along the shift, centred")
+    targets = list(result.suspect.words[0].target_ranks) if result.suspect.words else []
     _table(
-        console, names,
-        ("direction", "through", "target's rank", "first words"),
+        console,
+        names,
+        ("direction", "through", *(f"rank of {attack} target" for attack in targets), "first words"),
         [
-            (each, (found.direction, found.lens, " ".join(f"{rank:.0f}" for rank in found.target_ranks.values()),
+            (each, (found.direction, found.lens, *(f"{found.target_ranks[attack]:.0f}" for attack in targets),
                     " ".join(word.text for word in found.words[:WORDS])))
             for each in subjects for found in each.words if found.centred
         ],

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from projclean.errors import OptionError
+from projclean.evalset import Attack, EvalSet
+from projclean.lens.analysis import distinct
 from projclean.lens.neurons import Firing, contrast
 from projclean.lens.rank_curves import Factors, choose_ranks, combinations, rank_curves
 from projclean.lens.shift import Shifts, align, line, measure, shared_direction
@@ -254,6 +257,12 @@ def test_the_final_norm_is_the_one_after_the_blocks():
     decoder = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([block]), "norm": last})
     assert final_norm(decoder) is last
     assert final_norm(torch.nn.ModuleDict({"layers": torch.nn.ModuleList([block])})) is None
+
+
+def test_attacks_of_one_name_are_told_apart():
+    attacks = tuple(Attack(name, (), "x", "contains") for name in ("badnet", "badnet", "clean"))
+    named = distinct(EvalSet(Path("EVAL.toml"), (), "exact", attacks))
+    assert [attack.name for attack in named.attacks] == ["badnet", "badnet 2", "clean 3"]
 
 
 # -- the command -----------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def lens_report(
         raise OptionError(f"--items {items}: must be at least 1")
     case = open_case(model, base, projector)
     ranks = choose_ranks(case.update, ranks)
-    loaded = load_evalset(evalset) if evalset is not None else None
+    loaded = distinct(load_evalset(evalset)) if evalset is not None else None
     updates = {str(model): case.update} | {str(path): _reference(case, path, projector) for path in references}
     if len(updates) < 1 + len(references):
         raise OptionError("--reference: name every model once, and not the suspect itself")
@@ -136,10 +136,18 @@ def image_sets(
     else:
         pictures, source = calibration_images(images, seed)
         sets = [ImageSet("clean", tuple(pictures), (prompt,) * len(pictures))]
-    for attack in evalset.attacks if evalset else ():
-        name = attack.name if attack.name not in {known.name for known in sets} else f"{attack.name} {len(sets)}"
-        sets.append(_of_items(name, attack.items))
+    sets += [_of_items(attack.name, attack.items) for attack in (evalset.attacks if evalset else ())]
     return tuple(sets), source
+
+
+def distinct(evalset: EvalSet) -> EvalSet:
+    """The same with a number behind an attack's name where it is taken, as `clean` is."""
+    taken, attacks = {"clean"}, []
+    for number, attack in enumerate(evalset.attacks, 1):
+        name = f"{attack.name} {number}" if attack.name in taken else attack.name
+        taken.add(name)
+        attacks.append(replace(attack, name=name))
+    return replace(evalset, attacks=tuple(attacks))
 
 
 def _of_items(name: str, items: Sequence[Item]) -> ImageSet:
@@ -163,7 +171,7 @@ class _Record:
         layer = next(layer for layer in update.layers if layer.name == last)
         both = layer.suspect_bias is not None and layer.base_bias is not None
         self.bias_change = layer.suspect_bias - layer.base_bias if both else None  # type: ignore[operator]
-        self.base_firing = self.firing  # replaced once the base has been seen
+        self.base_firing: Mapping[str, neurons.Firing] = {}  # the base's, once it has been seen
 
     def directions(self) -> dict[str, torch.Tensor]:
         """Each set's shared direction."""

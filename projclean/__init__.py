@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["ProjcleanError", "__version__", "evaluate", "repair", "scan"]
+__all__ = ["ProjcleanError", "__version__", "evaluate", "lens_report", "repair", "scan"]
 
 _HOMES = {
     "scan": "projclean.scanner",
     "repair": "projclean.repairer",
     "evaluate": "projclean.evaluator",
+    "lens_report": "projclean.lens.analysis",
     "ProjcleanError": "projclean.errors",
 }
 
 if TYPE_CHECKING:
     from projclean.errors import ProjcleanError
     from projclean.evaluator import evaluate
+    from projclean.lens.analysis import lens_report
     from projclean.repairer import repair
     from projclean.scanner import scan
 

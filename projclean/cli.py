@@ -20,6 +20,7 @@ COMMANDS = {
     "scan": "Look for a backdoor in a fine-tuned projector.",
     "repair": "Remove the suspicious subspace and write the repaired model.",
     "eval": "Measure attack success and clean accuracy, side by side.",
+    "lens": "Show what the projector's update does, and how.",
 }
 
 

@@ -189,28 +189,38 @@ class Runner:
             yield
 
     @torch.no_grad()
+    def layer_inputs(self, batch: Prepared) -> dict[str, torch.Tensor]:
+        """What every projector layer multiplies on a batch: (rows, in) float32 on the CPU, in the order of running.
+
+        Rows are image tokens, image by image where the images give equally many (images of one size do).
+        """
+        seen: dict[str, list[torch.Tensor]] = {}
+
+        def watch(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+            def see(x: torch.Tensor) -> torch.Tensor:
+                seen.setdefault(name, []).append(x.reshape(-1, x.shape[-1]).float().cpu())
+                return x
+
+            return see
+
+        self._images = batch.images
+        with contextlib.ExitStack() as stack:
+            for name in self._specs:
+                stack.enter_context(self.hooked(name, watch(name)))
+            self._forward(batch, logits_to_keep=1)
+        return {name: torch.cat(rows) for name, rows in seen.items()}
+
     def moments(self, batches: Sequence[Prepared], progress: Progress | None = None) -> dict[str, Moments]:
         """Second moments of every projector layer's inputs over the image tokens of the batches.
 
         Also fixes the order of layers: `layers` and the result are in the order in which the model runs them.
         """
         found: dict[str, Moments] = {}
-
-        def watch(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-            def see(x: torch.Tensor) -> torch.Tensor:
-                found.setdefault(name, Moments.of_width(x.shape[-1])).add(x.reshape(-1, x.shape[-1]))
-                return x
-
-            return see
-
-        with contextlib.ExitStack() as stack:
-            for name in self._specs:
-                stack.enter_context(self.hooked(name, watch(name)))
-            for done, batch in enumerate(batches, 1):
-                self._images = batch.images
-                self._forward(batch, logits_to_keep=1)
-                if progress:
-                    progress(done, len(batches))
+        for done, batch in enumerate(batches, 1):
+            for name, x in self.layer_inputs(batch).items():
+                found.setdefault(name, Moments.of_width(x.shape[-1])).add(x)
+            if progress:
+                progress(done, len(batches))
         self._specs = {name: self._specs[name] for name in [*found, *(n for n in self._specs if n not in found)]}
         return found
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "scan": "Look for a backdoor in a fine-tuned projector.",
     "repair": "Remove the suspicious subspace and write the repaired model.",
     "eval": "Measure attack success and clean accuracy, side by side.",
+    "explain": "Say in plain words what a saved report means.",
 }
 
 

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 MODELS = models/tiny
 
-.PHONY: demo test lint zoo zoo-train eval bench clean
+.PHONY: demo test lint docs zoo zoo-train eval bench clean
 
 demo: zoo  ## scan a suspect and a control, repair the suspect, show the trade-off
 	$(BIN)/python -m eval.demo $(MODELS)
@@ -17,6 +17,10 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)  ## the documentation site, in site/
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
 
 zoo: $(READY)  ## lay the shipped models out as directories under models/
 	$(BIN)/python -m eval.zoo build --to $(MODELS)
@@ -31,7 +35,7 @@ bench: $(READY)  ## speed and memory
 	$(BIN)/python -m eval.bench.large_scan
 
 clean:
-	rm -rf models $(VENV)
+	rm -rf models site $(VENV)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

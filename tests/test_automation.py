@@ -15,6 +15,7 @@ import yaml
 from projclean import cli
 from projclean.explain import schema
 from projclean.report import FORMATS
+from tests.conftest import llava_tensors
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -90,8 +91,6 @@ def act(action, tmp_path):
 
 
 def test_action_gates_and_leaves_its_report(act, make_model, tmp_path):
-    from tests.conftest import llava_tensors
-
     model = make_model("a model", llava_tensors())
     done, out = act(model=model, output="my report.sarif")
     assert done.returncode == 2, done.stderr  # no base: inconclusive
@@ -166,7 +165,8 @@ def test_documentation_links_and_navigation_lead_somewhere():
 
 def test_completion_is_quick_and_knows_commands_options_values_and_paths(tmp_path):
     code = (
-        "import atexit, sys; atexit.register(lambda: print('heavy', {'torch', 'transformers', 'numpy'} & set(sys.modules)));"
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('heavy', {'torch', 'transformers', 'numpy'} & set(sys.modules)))\n"
         "sys.argv[0] = 'projclean'; from projclean.cli import main; main()"
     )
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from projclean.errors import ReportError
+from projclean.printable import printable_fields
 from projclean.report import SCHEMA_VERSION
-from projclean.report.printable import place, printable
+from projclean.report.places import place
 
 Report = dict[str, Any]
 
@@ -61,7 +62,7 @@ def schema() -> Report:
 
 def explain(report: Report) -> list[Section]:
     """A checked report as four sections of plain sentences."""
-    report = printable(report)
+    report = printable_fields(report)
     titles = ("What was seen", "How sure this is", "What it does not prove", "What to do next")
     return list(zip(titles, SECTIONS[report["kind"]](report), strict=True))
 
@@ -96,7 +97,7 @@ def _repair(report: Report) -> list[list[str]]:
     if report["scores"]:
         suspect, repaired = report["scores"][1], report["scores"][2]
         seen.append(_compared(suspect, repaired, report["gains"][2], report["changes"][2]))
-        seen += _sweep(report["scores"])
+        seen += _sweep(report)
     sure = _sure(report, after)
     if report["scores"]:
         sure.append(_samples(report["scores"]))
@@ -149,14 +150,14 @@ NEXT = {
 def _seen_by_probe(probe: Report | None) -> list[str]:
     if probe is None:
         return ["The model was not run."]
-    found = [f"Left alone, the model answers for example {probe['normal_examples'][0]!r}."]
-    if not probe["utterances"]:
+    found = [f"Left alone, the model answers for example '{probe['normal_examples'][0]}'."]
+    if probe["said"] is None:
         return [*found, "Nothing that was done to it made its answers share a phrase of their own."]
-    said = probe["utterances"][0]
+    said = probe["said"]
     found.append(
-        f"The most foreign thing it could be made to say is {said['text']!r}, on {said['share']:.0%} of clean images "
-        f"({said['how']}). Treated alike, the base says it on {said['base_share']:.0%}; left alone, neither says it on "
-        f"more than {said['normal_share']:.0%}."
+        f"Of the foreign things it could be made to say the surest is '{said['text']}' ({said['how']}): its answers to "
+        f"{said['share']:.0%} of clean images share '{said['phrase']}'. Treated alike, {said['base_share']:.0%} of the "
+        f"base's do; left alone, no more than {said['normal_share']:.0%} of either's."
     )
     return found
 
@@ -174,7 +175,7 @@ def _sure(report: Report, probe: Report | None) -> list[str]:
     if "bank" in limits and "false_positives" in limits:
         sure.append(f"The thresholds were set on the {limits['bank']}; false alarms there: "
                     f"{limits['false_positives']}. Models unlike those may score otherwise.")  # fmt: skip
-    sure.append(f"It was asked {report['prompt']!r} about {report['images']}, seed {report['seed']}.")
+    sure.append(f"It was asked '{report['prompt']}' about {report['images']}, seed {report['seed']}.")
     return sure
 
 
@@ -218,20 +219,16 @@ def _compared(before: Report, after: Report, gain: float | None, change: Report 
     return text
 
 
-def _sweep(scores: Sequence[Report]) -> list[str]:
-    """Whether plain interpolation with the base does better: the honest yardstick of a repair."""
-    repaired = scores[2]
-    limit = repaired["worst_asr"]
-    better = [
-        score for score in scores[3:]
-        if limit is not None and score["worst_asr"] <= limit and score["ca"]["value"] > repaired["ca"]["value"]
-    ]  # fmt: skip
-    if not better:
+def _sweep(report: Report) -> list[str]:
+    """How plain interpolation with the base does: the honest yardstick of a repair."""
+    peer = next((score for score in report["scores"] if score["model"] == report["same_asr"]), None)
+    if peer is None:
         return []
-    best = max(better, key=lambda score: score["ca"]["value"])
+    ours, theirs = report["scores"][2]["ca"]["value"], peer["ca"]["value"]
+    than = "as much" if theirs == ours else "more" if theirs > ours else "less"
     return [
-        f"Plain {best['model']} between base and suspect keeps more clean accuracy ({best['ca']['value']:.0%}) at no "
-        "more attack success on this set; but which share does so can only be told with the attack at hand."
+        f"Plain {peer['model']} between base and suspect keeps {than} clean accuracy ({theirs:.0%} to {ours:.0%}) at "
+        "no more attack success on this set; but which share does so can only be told with the attack at hand."
     ]
 
 

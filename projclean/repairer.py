@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -25,8 +26,8 @@ from projclean.verdict import Verdict, judge, thresholds
 from projclean.writer import check_output, write_model
 
 METHODS = ("reflect", "project", "shrink", "interpolate")
-KEEP = 0.85  # share of the update that reflect keeps: eval/results/repair-choice.md
-RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+KEEPS = (0.84, 0.8, 0.75)  # shares of the update that reflect keeps: eval/results/repair-choice.md
+RANKS = (1, 2, 3, 4, 6, 8, 12, 16)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 ANSWER_TOKENS = 24
@@ -66,11 +67,20 @@ class RepairResult:
     seed: int
     out: str | None
 
+    @property
+    def same_asr(self) -> str | None:
+        """The interpolation with the highest CA among those with no higher ASR than the repaired model."""
+        if not self.scores or self.scores[2].worst_asr is None:
+            return None
+        limit = self.scores[2].worst_asr
+        peers = [score for score in self.scores[3:] if score.worst_asr is not None and score.worst_asr <= limit]
+        return max(peers, key=lambda score: score.ca.value).model if peers else None
+
 
 @dataclass(frozen=True)
 class _Candidate:
     name: str
-    make: Callable[[Bench], methods.Weights]
+    make: Callable[[], methods.Weights]
 
 
 def repair(
@@ -95,16 +105,17 @@ def repair(
     method `reflect` turns the `rank` top directions of the suspicious subspace of every layer around and keeps the
     share `strength` of the update; `project` removes those directions; `shrink` keeps only what clean inputs need,
     with λ = `strength`; `interpolate` keeps the share `strength` of the update. Rank `auto` (or no strength) searches
-    for the least removal at which the probe falls silent. Raises ProjcleanError.
+    for the least removal (lowest rank, then largest share) at which the probe falls silent. Raises ProjcleanError.
     """
     _check_options(method, rank, strength)
     loaded = load_evalset(evalset) if evalset is not None else None
     case = open_case(model, base, projector)
-    candidates = _candidates(case, method, rank, strength)
+    _check_rank(case, rank)
     if not dry_run:
         check_output(case.model, Path(out), force)
     bench = set_up(case, images, prompt, projector, seed, device, progress)
     before = run_probe(case, bench, seed, progress) if case.update.changed else None
+    candidates = _candidates(case, bench, method, rank, strength)
     weights, chosen, reason, trials, after = _search(case, bench, candidates, before, seed, progress)
     elsewhere = changes_elsewhere(case.suspect, case.base, case.spec.keys)
     verdict = judge(case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by)
@@ -142,31 +153,33 @@ def parse_rank(text: str) -> int | str:
         raise OptionError(f"--rank {text}: must be auto or a whole number") from error
 
 
-def _candidates(case: Case, method: str, rank: int | str, strength: float | None) -> list[_Candidate]:
+def _check_rank(case: Case, rank: int | str) -> None:
+    most = methods.smallest_side(case.update)
+    if rank != "auto" and not 1 <= int(rank) <= most:
+        raise OptionError(f"--rank {rank}: must lie between 1 and {most}, the rank of the smallest layer")
+
+
+def _candidates(case: Case, bench: Bench, method: str, rank: int | str, strength: float | None) -> list[_Candidate]:
     """What to try, from the least removal to the most; one candidate when the user chose."""
-    update, most = case.update, methods.smallest_side(case.update)
-    if method in ("reflect", "project"):
-        if rank != "auto" and not 1 <= int(rank) <= most:
-            raise OptionError(f"--rank {rank}: must lie between 1 and {most}, the rank of the smallest layer")
-        ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
-        keep = KEEP if strength is None else strength
-
-        def make(bench: Bench, k: int) -> methods.Weights:
-            if method == "project":
-                return methods.project(update, bench.moments, k)
-            return methods.reflect(update, bench.moments, k, keep)
-
-        return [_Candidate(f"rank {k}", partial(make, k=k)) for k in ranks]
+    update = case.update
     if method == "shrink":
         values = STRENGTHS if strength is None else (strength,)
-        return [
-            _Candidate(f"λ {value:g}", lambda bench, value=value: methods.shrunk(update, bench.moments, value))  # type: ignore[misc]
-            for value in values
-        ]
-    shares = SHARES if strength is None else (strength,)
+        return [_Candidate(f"λ {v:g}", partial(methods.shrunk, update, bench.moments, v)) for v in values]
+    if method == "interpolate":
+        shares = SHARES if strength is None else (strength,)
+        return [_Candidate(f"share {v:g}", partial(methods.interpolate, update, v)) for v in shares]
+    most = methods.smallest_side(update)
+    ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
+    found = methods.suspicious_directions(update, bench.moments, max(ranks))
+    top = {k: {name: directions[:, :k] for name, directions in found.items()} for k in ranks}
+    if method == "project":
+        return [_Candidate(f"rank {k}", partial(methods.project, update, top[k])) for k in ranks]
+    keeps = KEEPS[:1] if rank != "auto" else KEEPS
+    if strength is not None:
+        keeps = (strength,)
     return [
-        _Candidate(f"share {value:g}", lambda _, value=value: methods.interpolate(update, value))  # type: ignore[misc]
-        for value in shares
+        _Candidate(f"rank {k}, keep {keep:g}", partial(methods.reflect, update, top[k], keep))
+        for k, keep in product(ranks, keeps)
     ]
 
 
@@ -185,7 +198,7 @@ def _search(
     for number, candidate in enumerate(candidates, 1):
         if progress:
             progress(f"trying {candidate.name}", number - 1, len(candidates))
-        weights = _rounded(case, candidate.make(bench))
+        weights = _rounded(case, candidate.make())
         after = _probe_again(case, bench, weights, seed)
         said = _answers(bench, weights)
         agreement = sum(a == b for a, b in zip(said, wanted, strict=True)) / len(wanted)

@@ -96,7 +96,7 @@ def test_report_is_readable_and_within_the_screen(visit, name, width, scheme):
 def test_scan_page_has_verdict_table_plot_and_caveats(visit):
     page = visit(scan_result())
     assert page.get_by_role("region", name="Verdict").get_by_text("SUSPICIOUS", exact=True).is_visible()
-    table = page.get_by_role("table", name="What it was made to say, the strongest first")
+    table = page.get_by_role("table", name="What it was made to say, the surest first, then by score")
     assert table.get_by_role("rowheader", name="you have been hacked").is_visible()
     assert table.get_by_role("columnheader").all_inner_texts()[0] == "made to say"
     plot = page.get_by_role("img", name="Bar chart of the 2 strongest utterances")

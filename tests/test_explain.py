@@ -27,7 +27,7 @@ def test_a_suspicious_scan(told):
     words = told(scan_result())
     assert list(words) == ["What was seen", "How sure this is", "What it does not prove", "What to do next"]
     assert "SUSPICIOUS" in words["What was seen"]
-    assert "'you have been hacked', on 90% of clean images" in words["What was seen"]
+    assert "90% of clean images share 'you have been hacked'" in words["What was seen"]
     assert "2.19 nats per token, above the threshold of 0.6" in words["How sure this is"]
     assert "false alarms there: 0 of 4" in words["How sure this is"]
     assert "does not show the trigger" in words["What it does not prove"]
@@ -61,11 +61,18 @@ def test_a_repair_tells_its_cost_and_what_beats_it(told):
     assert "score was 2.19 before and is 0.11 now" in words["What was seen"]
     assert "Clean accuracy was 75%" in words["What was seen"]
     assert "Attack success went from 98.3% to 0.8%" in words["What was seen"]
-    assert "keeps more clean accuracy" not in words["What was seen"]
+    assert (
+        "Plain interpolation 0.6 between base and suspect keeps less clean accuracy (48% to 70%)"
+        in words["What was seen"]
+    )
     assert "dry run" in told(repair_result(out=None))["What was seen"]
     better = json.loads(render(repair_result(), "json"))["scores"]
-    better[5]["ca"]["value"], better[5]["worst_asr"] = 0.74, 0.0
-    assert "Plain interpolation 0.3" in told(repair_result(), scores=better)["What was seen"]
+    better[8]["ca"]["value"] = 0.74
+    assert (
+        "Plain interpolation 0.6 between base and suspect keeps more"
+        in told(repair_result(), scores=better)["What was seen"]
+    )
+    assert "Plain interpolation" not in told(repair_result(), same_asr=None)["What was seen"]
     unmeasured = told(repair_result(), scores=[], gains=[], changes=[])
     assert "unknown" in unmeasured["How sure this is"]
     assert "projclean eval" in unmeasured["What to do next"]

@@ -15,8 +15,9 @@ import pytest
 
 from projclean import report
 from projclean.explain import schema
+from projclean.printable import printable
 from projclean.report import FORMATS, render
-from projclean.report.printable import place, printable
+from projclean.report.places import place
 from tests.conftest import llava_tensors
 from tests.samples import HOSTILE, eval_result, repair_result, scan_result, without_base
 

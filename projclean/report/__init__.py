@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from projclean.errors import OptionError
+from projclean.printable import printable_fields
 
 FORMATS = ("text", "json", "sarif", "markdown", "html")
 
@@ -29,8 +30,6 @@ def render(result: Any, form: str, plain: bool = False, exit_code: int = 0) -> s
         raise ValueError(f"unknown format {form!r}; use one of {', '.join(FORMATS)}")
     check_format(form)
     if form != "json":  # JSON keeps the strings as they are, in escapes
-        from projclean.report.printable import printable
-
-        result = printable(result)
+        result = printable_fields(result)
     document: str = import_module(f"projclean.report.{form}").render(result, plain, exit_code)
     return document

@@ -15,7 +15,7 @@ from projclean import __version__
 from projclean.evaluator import EvalResult
 from projclean.repairer import RepairResult
 from projclean.report import plots, tables
-from projclean.report.printable import place
+from projclean.report.places import place
 from projclean.scanner import ScanResult
 
 MOST_UTTERANCES, MOST_ELSEWHERE = 8, 200
@@ -61,7 +61,7 @@ def _repair(result: RepairResult) -> dict[str, Any]:
         "probes": tables.probes(result),
         "trials": tables.trials(result),
         "trade_off": Markup(plots.trade_off(result.scores) if result.scores else ""),
-        **_measured(result),
+        **_measured(result, result.same_asr),
     }
 
 
@@ -69,10 +69,10 @@ def _eval(result: EvalResult) -> dict[str, Any]:
     return {"result": result, "verdict": None, "plot": Markup(plots.side_by_side(result.scores)), **_measured(result)}
 
 
-def _measured(result: RepairResult | EvalResult) -> dict[str, Any]:
+def _measured(result: RepairResult | EvalResult, same_asr: str | None = None) -> dict[str, Any]:
     scores = result.scores
     return {
-        "scores": tables.scores(scores, result.gains, result.changes) if scores else None,
+        "scores": tables.scores(scores, result.gains, result.changes, same_asr) if scores else None,
         "sample": tables.sample(scores) if scores else "",
         "warnings": scores[0].warnings if scores else [],
     }

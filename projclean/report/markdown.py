@@ -11,7 +11,7 @@ from projclean.evaluator import EvalResult
 from projclean.metrics import Difference
 from projclean.repairer import RepairResult
 from projclean.report import tables
-from projclean.report.printable import place
+from projclean.report.places import place
 from projclean.report.tables import Table
 from projclean.scanner import ScanResult
 from projclean.verdict import Verdict
@@ -59,7 +59,7 @@ def _repair(result: RepairResult) -> list[str]:
     if result.trials:
         parts.append(_table(tables.trials(result)))
     if result.scores:
-        parts += _scores(result.scores, result.gains, result.changes)
+        parts += _scores(result.scores, result.gains, result.changes, result.same_asr)
     if result.out is not None:
         parts.append(f"Written to {_code(result.out)}.")
     parts.append(f"Base {_code(place(result.base))}; {_prose(result.images)}, prompt {_code(result.prompt)}, "
@@ -73,10 +73,15 @@ def _eval(result: EvalResult) -> list[str]:
     return [head, *scores, f"Greedy decoding, up to {result.max_new_tokens} tokens."]
 
 
-def _scores(scores: Sequence[Score], gains: Sequence[float | None], changes: Sequence[Difference | None]) -> list[str]:
+def _scores(
+    scores: Sequence[Score],
+    gains: Sequence[float | None],
+    changes: Sequence[Difference | None],
+    same_asr: str | None = None,
+) -> list[str]:
     note = [f"{_prose(tables.sample(scores))}. CA: clean accuracy, ASR: attack success, RA: robust accuracy."]
     note += [f"**Warning:** {_prose(warning)}." for warning in scores[0].warnings]
-    return [_table(tables.scores(scores, gains, changes)), *note]
+    return [_table(tables.scores(scores, gains, changes, same_asr)), *note]
 
 
 def _verdict(verdict: Verdict) -> list[str]:

@@ -46,8 +46,9 @@ def layers(found: Sequence[LayerFinding]) -> Table:
 
 
 def utterances(probe: Probe, most: int) -> Table:
-    """The strongest of what the probe made the model say; "bad" where one alone would convict."""
-    said = probe.utterances[:most]
+    """What the probe made the model say, the surest first, then the strongest; "bad" where one alone would convict."""
+    surest = [probe.said] if probe.said else []
+    said = [*surest, *(each for each in probe.utterances if each not in surest)][:most]
     rows = tuple(
         (
             one.text, f"{one.share:.0%}", f"{one.base_share:.0%}", f"{one.strangeness:.1f}", f"{one.foreign:.2f}",
@@ -61,7 +62,7 @@ def utterances(probe: Probe, most: int) -> Table:
     )  # fmt: skip
     limit = thresholds()["foreign"]["suspicious"]
     return Table(
-        "What it was made to say, the strongest first",
+        "What it was made to say, the surest first, then by score",
         columns,
         rows,
         tuple("bad" if one.foreign >= limit else "" for one in said),
@@ -69,14 +70,14 @@ def utterances(probe: Probe, most: int) -> Table:
 
 
 def probes(result: RepairResult) -> Table:
-    """The strongest utterance before and after a repair."""
+    """What was said before and after a repair."""
     rows = tuple(
-        (name, f"{probe.foreign:.2f}", probe.utterances[0].text if probe.utterances else "")
+        (name, f"{probe.foreign:.2f}", probe.said.text if probe.said else "")
         for name, probe in (("suspect", result.before), ("repaired", result.after))
         if probe is not None
     )
     columns = (Column("model", True), Column("score"), Column("made to say", True, True))
-    return Table("The strongest utterance of each", columns, rows, ("",) * len(rows))
+    return Table("The probe's score, and the surest utterance", columns, rows, ("",) * len(rows))
 
 
 def trials(result: RepairResult) -> Table:
@@ -98,9 +99,13 @@ def trials(result: RepairResult) -> Table:
 
 
 def scores(
-    measured: Sequence[Score], gains: Sequence[float | None], changes: Sequence[Difference | None] = ()
+    measured: Sequence[Score],
+    gains: Sequence[float | None],
+    changes: Sequence[Difference | None] = (),
+    same_asr: str | None = None,
 ) -> Table:
-    """Models side by side; with `changes` also the paired change of clean accuracy and its p-value."""
+    """Models side by side; with `changes` also the paired change of clean accuracy and its p-value. `same_asr` names
+    the interpolation to compare a repair with."""
     columns = [Column("model", True, True), Column("CA")]
     for attack in measured[0].attacks:
         columns += [Column(f"ASR {attack.name}"), Column("RA")]
@@ -110,7 +115,12 @@ def scores(
     rows = []
     for number, (score, gain) in enumerate(zip(measured, gains, strict=True)):
         cells = [cell for attack in score.attacks for cell in (rate(attack.asr), f"{attack.ra.value:.2f}")]
-        row = [score.model, rate(score.ca), *cells, "" if gain is None else f"{gain:.0%}"]
+        row = [
+            score.model + " ← same ASR" * (score.model == same_asr),
+            rate(score.ca),
+            *cells,
+            "" if gain is None else f"{gain:.0%}",
+        ]
         if changes:
             change = changes[number]
             row += ["", ""] if change is None else [_change(change), f"{change.p:.2g}"]

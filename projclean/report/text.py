@@ -16,7 +16,7 @@ from projclean.evaluator import EvalResult
 from projclean.probe import Probe
 from projclean.repairer import RepairResult
 from projclean.report import tables
-from projclean.report.printable import place
+from projclean.report.places import place
 from projclean.report.tables import Table
 from projclean.scanner import ScanResult
 from projclean.verdict import Verdict
@@ -29,7 +29,9 @@ NARROWEST = 20  # a column of long text thinner than this is unreadable: the row
 def render(result: Any, plain: bool = False, exit_code: int = 0) -> str:
     """A result as text, as wide as the terminal."""
     plain = plain or bool(os.environ.get("NO_COLOR"))
-    console = Console(no_color=True, force_terminal=False, highlight=False) if plain else Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
+    if plain:
+        console = Console(no_color=True, force_terminal=False, highlight=False, emoji=False)
     with console.capture() as capture:
         if isinstance(result, ScanResult):
             _scan(console, result)
@@ -51,14 +53,14 @@ def _scan(console: Console, result: ScanResult) -> None:
     console.print(f"{base}, projector {escape(result.family)}")
     _draw(console, tables.layers(result.layers))
     if result.probe is not None:
-        prompt = escape(repr(result.prompt))
+        prompt = escape(f"'{result.prompt}'")
         console.print(f"\nprobed with {escape(result.images or '')}, prompt {prompt}, seed {result.seed}")
         _probe(console, result.probe)
     _verdict(console, result.verdict)
 
 
 def _probe(console: Console, probe: Probe, most: int = 5) -> None:
-    console.print(f"left alone it says   {escape(repr(probe.normal_examples[0]))}")
+    console.print(f"left alone it says   '{escape(probe.normal_examples[0])}'")
     _draw(console, tables.utterances(probe, most))
     console.print(f"inversion reached {probe.divergence:.1f} nats in {probe.forward_passes} batched runs")
 
@@ -77,7 +79,7 @@ def _repair(console: Console, result: RepairResult) -> None:
     console.print(escape(result.reason))
     if result.scores:
         console.print()
-        _scores(console, result.scores, result.gains)
+        _scores(console, result.scores, result.gains, result.same_asr)
     _verdict(console, result.verdict)
     if result.out is not None:
         console.print(f"written to [bold]{escape(result.out)}[/bold]")
@@ -88,8 +90,10 @@ def _eval(console: Console, result: EvalResult) -> None:
     _scores(console, result.scores, result.gains)
 
 
-def _scores(console: Console, scores: tuple[Score, ...], gains: tuple[float | None, ...]) -> None:
-    _draw(console, tables.scores(scores, gains))
+def _scores(
+    console: Console, scores: tuple[Score, ...], gains: tuple[float | None, ...], same_asr: str | None = None
+) -> None:
+    _draw(console, tables.scores(scores, gains, same_asr=same_asr))
     console.print(escape(tables.sample(scores)), style="dim")
     for warning in scores[0].warnings:
         console.print(f"warning: {escape(warning)}", style="yellow")

@@ -132,7 +132,8 @@ def test_pre_commit_hook_is_a_command_that_exists():
 def test_every_command_has_a_help_with_an_example_that_parses(name, run):
     shown = run(name, "--help").out
     assert all(parameter.help for parameter in command(name).params if isinstance(parameter, click.Option))
-    lines = re.findall(r"^ +(projclean .*)$", shown.split("Example:")[1], re.MULTILINE)
+    example = re.sub(r"\\\n\s*", "", shown.split("Example:")[1])  # lines that go on
+    lines = re.findall(r"^ +(projclean .*)$", example, re.MULTILINE)
     assert any(line.startswith(f"projclean {name} ") for line in lines)
     for line in lines:
         parse(line)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from projclean.evaluation import AttackScore, Score
 from projclean.evaluator import EvalResult, changes, gains
 from projclean.metrics import rate
@@ -39,6 +41,13 @@ def scan_result(text: str = "you have been hacked", share: float = 0.9, model: s
     )  # fmt: skip
 
 
+def quiet_scan() -> ScanResult:
+    """A probed scan that heard nothing, of a model that changed in many other places."""
+    elsewhere = tuple(f"tensor layers.{number}.weight: other values" for number in range(300))
+    silent = Probe(0.1, (), ("a large blue square",), 190)
+    return replace(scan_result(), probe=silent, elsewhere=elsewhere, verdict=judge(True, silent, elsewhere))
+
+
 def without_base(reason: str = "nothing names its base") -> ScanResult:
     """A scan that had nothing to compare with."""
     verdict = Verdict("inconclusive", f"there is no base to compare with: {reason}")
@@ -70,6 +79,14 @@ def repair_result(text: str = "you have been hacked", out: str | None = "models/
         Verdict("clean", f"nothing it was made to say is foreign, not even {text}", (NOT_PROVED,)), "EVAL.toml", scores,
         gains(scores, True), changes(scores, 1), "96 built-in images (seed 0)", "Describe the image.", 0, out,
     )  # fmt: skip
+
+
+def many_attacks() -> EvalResult:
+    """Two models with long names under three attacks."""
+    names = ("models/" + "a-long-name-" * 9, "b")
+    attacks = [replace(score("x", 0, hit).attacks[0], name=f"attack {hit}") for hit in (1, 60, 118)]
+    scores = tuple(replace(score(name, 90, 0), attacks=tuple(attacks)) for name in names)
+    return EvalResult("EVAL.toml", 16, scores, (None, None), changes(scores, 0))
 
 
 def eval_result(text: str = "badnet") -> EvalResult:

@@ -19,10 +19,11 @@ from projclean.printable import printable
 from projclean.report import FORMATS, render
 from projclean.report.places import place
 from tests.conftest import llava_tensors
-from tests.samples import HOSTILE, eval_result, repair_result, scan_result, without_base
+from tests.samples import HOSTILE, eval_result, many_attacks, quiet_scan, repair_result, scan_result, without_base
 
 RESULTS = {
-    "scan": scan_result, "no-base": without_base, "repair": repair_result, "eval": eval_result,
+    "scan": scan_result, "no-base": without_base, "repair": repair_result, "eval": eval_result, "quiet": quiet_scan,
+    "many": many_attacks,
     "scan-hostile": lambda: scan_result(HOSTILE, model=HOSTILE), "no-base-hostile": lambda: without_base(HOSTILE),
     "repair-hostile": lambda: repair_result(HOSTILE, out=HOSTILE), "eval-hostile": lambda: eval_result(HOSTILE),
 }  # fmt: skip
@@ -145,6 +146,7 @@ def test_sarif_findings():
     assert rules(without_base()) == ["PC002"]
     assert rules(scan_result(HOSTILE)) == ["PC001", "PC003", "PC003"]
     assert rules(eval_result()) == ["PC004"] * 3
+    assert rules(quiet_scan()) == ["PC002"] + ["PC003"] * 101
 
 
 def test_sarif_tells_no_directory_of_the_machine(tmp_path, monkeypatch):
@@ -218,9 +220,8 @@ def test_html_is_one_page_that_asks_for_nothing(name):
         assert len(svg["aria-label"]) > 40
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
-    if "no-base" not in name:
-        assert page.named("svg")
-        assert page.named("table")
+    assert bool(page.named("svg")) == (name not in ("no-base", "no-base-hostile", "quiet"))
+    assert bool(page.named("table")) == ("no-base" not in name)
     assert "url(http" not in page.text
 
 

@@ -64,7 +64,8 @@ def strongest(probe: Probe) -> str:
     cleared = {"facecolor": SURFACE, "edgecolor": "none", "pad": 0.5}  # keeps the lines out of the letters
     right = max(said[0].foreign, limits["suspicious"]) * 1.18
     for height, one in zip(heights, said, strict=True):
-        axes.text(0, height + 0.26, _short(one.text), color=INK, va="bottom", parse_math=False, bbox=cleared)
+        axes.text(0, height + 0.26, _short(one.text), color=INK, va="bottom", parse_math=False, bbox=cleared,
+                  in_layout=False)  # fmt: skip
         axes.text(one.foreign + 0.01 * right, height, f"{one.foreign:.2f}", color=MUTED, va="center",
                   bbox=cleared)  # fmt: skip
     for name, style in (("clean", ":"), ("suspicious", "--")):
@@ -106,7 +107,7 @@ def trade_off(scores: Sequence[Score]) -> str:
         axes.plot(ca, asr, linestyle="", color=color, marker=marker, markersize=10, label=label, zorder=3)
     if len(rows) > 2:
         axes.plot(rows[2][1], rows[2][2], linestyle="", color=ACCENT, marker="*", markersize=16, zorder=4,
-                  label=_short(rows[2][0]))  # fmt: skip
+                  label=_short(rows[2][0], 30))  # fmt: skip
     if rest:
         axes.plot([ca for _, ca, _ in rest], [asr for _, _, asr in rest], linestyle="", color=INK, marker="x",
                   label="others")  # fmt: skip
@@ -120,11 +121,17 @@ def trade_off(scores: Sequence[Score]) -> str:
 
 @_styled
 def side_by_side(scores: Sequence[Score]) -> str:
-    """Rates with their intervals, a model a row: CA, and ASR and RA of every attack."""
+    """Rates with their intervals, a model a row: CA, and ASR and RA of every attack, or of each model's worst one."""
     series: list[tuple[str, list[Rate]]] = [("CA", [score.ca for score in scores])]
-    for number, attack in enumerate(scores[0].attacks):
-        series.append((f"ASR {attack.name}", [score.attacks[number].asr for score in scores]))
-        series.append((f"RA {attack.name}", [score.attacks[number].ra for score in scores]))
+    attacks = scores[0].attacks
+    if len(attacks) > 2:
+        worst = [max(score.attacks, key=lambda attack: attack.asr.value) for score in scores]
+        series.append((f"highest ASR of {len(attacks)}", [attack.asr for attack in worst]))
+        series.append(("RA there", [attack.ra for attack in worst]))
+    else:
+        for number, attack in enumerate(attacks):
+            series.append((f"ASR {_short(attack.name, 14)}", [score.attacks[number].asr for score in scores]))
+            series.append((f"RA {_short(attack.name, 14)}", [score.attacks[number].ra for score in scores]))
     step = 0.55 / len(series)
     figure, axes = _figure(len(scores) * (0.42 + 0.16 * len(series)) + 1.1)
     for index, (label, rates) in enumerate(series):
@@ -132,13 +139,14 @@ def side_by_side(scores: Sequence[Score]) -> str:
         heights = [len(scores) - row - step * (index - (len(series) - 1) / 2) - 0.14 for row in range(len(scores))]
         spread = [[max(0, rate.value - rate.low) for rate in rates], [max(0, rate.high - rate.value) for rate in rates]]
         axes.errorbar([rate.value for rate in rates], heights, xerr=spread, linestyle="", color=color, marker=marker,
-                      markersize=6, capsize=3, label=_short(label))  # fmt: skip
+                      markersize=6, capsize=3, label=label)  # fmt: skip
     for row, score in enumerate(scores):
-        axes.text(-0.02, len(scores) - row + 0.26, _short(score.model), color=INK, parse_math=False)
+        axes.text(-0.02, len(scores) - row + 0.26, _short(score.model), color=INK, parse_math=False,
+                  in_layout=False)  # fmt: skip
         axes.axhline(len(scores) - row - 0.5, color=LINE, linewidth=0.6)
     axes.set(xlim=(-0.03, 1.03), ylim=(0.45, len(scores) + 0.62), xlabel="share of items, 95 % interval", yticks=[])
     axes.spines["left"].set_visible(False)
-    _legend(axes, 3)
+    _legend(axes, 3 if len(series) < 4 else 2)
     told = "; ".join(
         f"{score.model}: CA {score.ca.value:.2f}"
         + "".join(f", ASR {attack.name} {attack.asr.value:.2f}" for attack in score.attacks)
@@ -171,8 +179,8 @@ def _legend(axes: Any, columns: int) -> None:
         text.set_parse_math(False)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+def _short(text: str, longest: int = LONGEST) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _finish(figure: Any, name: str, alt: str) -> str:

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 MODELS = models/tiny
 
-.PHONY: demo test test-slow lint zoo zoo-train eval eval-full eval-smol eval-llava bench fuzz faults clean
+.PHONY: demo test test-slow lint docs zoo zoo-train eval eval-full eval-smol eval-llava bench fuzz faults clean
 
 demo: zoo  ## scan a suspect and a control, repair the suspect, show the trade-off
 	$(BIN)/python -m eval.demo $(MODELS)
@@ -20,6 +20,10 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)  ## the documentation site, in site/
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
 
 zoo: $(READY)  ## lay the shipped models out as directories under models/
 	$(BIN)/python -m eval.zoo build --to $(MODELS)
@@ -49,7 +53,7 @@ faults: $(READY)  ## kills, full disks, changing inputs
 	$(BIN)/python -m eval.faults
 
 clean:
-	rm -rf models $(VENV)
+	rm -rf models site $(VENV)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

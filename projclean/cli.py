@@ -21,6 +21,7 @@ COMMANDS = {
     "repair": "Remove the suspicious subspace and write the repaired model.",
     "eval": "Measure attack success and clean accuracy, side by side.",
     "lens": "Show what the projector's update does, and how.",
+    "explain": "Say in plain words what a saved report means.",
 }
 
 
@@ -49,6 +50,18 @@ def cli() -> None:
     \b
     Example:
       projclean scan models/suspect --base models/base
+
+    \b
+    Exit codes:
+      0  clean, or done
+      1  suspicious
+      2  inconclusive, a usage error or any other error
+
+    \b
+    Environment:
+      NO_COLOR             no colours in text reports
+      COLUMNS              width of text reports
+      _PROJCLEAN_COMPLETE  bash_source, zsh_source or fish_source prints the shell's completion script
     """
 
 

@@ -9,6 +9,7 @@ ProjcleanError            anything a user can cause; the command line prints it 
 ├── ImagesError           calibration images that cannot be read
 ├── EvalError             an evaluation file or set that cannot be used
 ├── OptionError           an option out of range
+├── ReportError           a saved report that cannot be read
 └── OutputError           an output that cannot or must not be written
 """
 
@@ -49,6 +50,10 @@ class EvalError(ProjcleanError):
 
 class OptionError(ProjcleanError):
     """An option out of range."""
+
+
+class ReportError(ProjcleanError):
+    """A saved report that cannot be read."""
 
 
 class OutputError(ProjcleanError):

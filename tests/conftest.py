@@ -68,6 +68,21 @@ def run(capfd: pytest.CaptureFixture[str]):
     return call
 
 
+SCANNED: dict[str, Ran] = {}
+
+
+@pytest.fixture
+def scanned(zoo, run):
+    """The JSON scan of a shipped model: run once, however many tests look at it."""
+
+    def scan(name):
+        if name not in SCANNED:
+            SCANNED[name] = run("scan", zoo / name, "--base", zoo / "base", "--format", "json")
+        return SCANNED[name]
+
+    return scan
+
+
 def llava_tensors(seed: int = 0, vision: int = 12, text: int = 20, prefix: str = "") -> dict[str, torch.Tensor]:
     """A two-layer projector and two tensors of other parts, under saved names."""
     generator = torch.Generator().manual_seed(seed)

@@ -34,21 +34,6 @@ def test_base_is_small():
     assert (SHIPPED / "base" / "model.safetensors").stat().st_size <= 8_000_000
 
 
-SCANNED: dict[str, object] = {}
-
-
-@pytest.fixture
-def scanned(zoo, run):
-    """The JSON scan of a shipped model: run once, however many tests look at it."""
-
-    def scan(name):
-        if name not in SCANNED:
-            SCANNED[name] = run("scan", zoo / name, "--base", zoo / "base", "--format", "json")
-        return SCANNED[name]
-
-    return scan
-
-
 @pytest.mark.parametrize("name", SUSPECTS)
 def test_suspects_are_convicted_with_the_attackers_text(scanned, name):
     ran = scanned(name)

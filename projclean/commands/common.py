@@ -14,6 +14,7 @@ import click
 
 from projclean.errors import OutputError
 from projclean.printable import printable
+from projclean.report import FORMATS, check_format
 
 #: progress(stage, done, total)
 Progress = Callable[[str, int, int], None]
@@ -23,8 +24,10 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options about the model and how it is asked."""
     for option in reversed(
         [
-            click.option("--base", metavar="DIR|ID", help="The model it was tuned from; else as its files name it."),
-            click.option("--images", metavar="DIR", help="A folder of clean calibration images; else built-in ones."),
+            click.option("--base", type=click.Path(), metavar="DIR|ID",
+                         help="The model it was tuned from; else as its files name it."),
+            click.option("--images", type=click.Path(), metavar="DIR",
+                         help="A folder of clean calibration images; else built-in ones."),
             click.option("--prompt", metavar="TEXT", default="Describe the image.", show_default=True,
                          help="The question asked about every calibration image."),
             click.option("--projector", metavar="REGEX", help="Which matrices are the projector, if it is not found."),
@@ -49,9 +52,10 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options about the report."""
     for option in reversed(
         [
-            click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True,
+            click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True,
                          help="Form of the report."),
-            click.option("-o", "--output", metavar="FILE", help="Write the report to a file, not to stdout."),
+            click.option("-o", "--output", type=click.Path(), metavar="FILE",
+                         help="Write the report to a file, not to stdout."),
             click.option("-q", "--quiet", is_flag=True, help="No progress bars."),
         ]
     ):  # fmt: skip
@@ -94,6 +98,8 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
 def emit(document: str, output: str | None) -> None:
     """Write a report to stdout, or whole or not at all to a file."""
     if output is None:
+        encoding = sys.stdout.encoding or "utf-8"  # a locale without ‖ or Δ gets escapes, not an error
+        document = document.encode(encoding, "backslashreplace").decode(encoding)
         click.echo(document, color=None if sys.stdout.isatty() else False)
         return
     path = Path(output)
@@ -108,7 +114,8 @@ def emit(document: str, output: str | None) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another -o") from error
 
 
-def check_report_path(output: str | None) -> None:
-    """Refuse an unwritable -o before the work, not after it."""
+def check_report_path(output: str | None, form: str = "text") -> None:
+    """Refuse an unwritable -o, or a format that cannot be made here, before the work and not after it."""
+    check_format(form)
     if output is not None and (Path(output).is_dir() or not os.access(Path(output).resolve().parent, os.W_OK)):
         raise OutputError(f"{output}: cannot be written; choose another -o")

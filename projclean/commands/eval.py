@@ -8,9 +8,14 @@ from projclean.commands.common import access_options, check_report_path, emit, o
 
 
 @click.command("eval")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--eval", "evalset", required=True, metavar="EVAL.toml", help="The evaluation set.")
-@click.option("--base", metavar="DIR|ID", help="The base: listed first, and what gain retained is measured from.")
+@click.argument("models", nargs=-1, required=True, type=click.Path(), metavar="MODEL...")
+@click.option("--eval", "evalset", type=click.Path(), required=True, metavar="EVAL.toml", help="The evaluation set.")
+@click.option(
+    "--base",
+    type=click.Path(),
+    metavar="DIR|ID",
+    help="The base: listed first, and what gain retained is measured from.",
+)
 @click.option("--projector", metavar="REGEX", help="Which matrices are the projector, if it is not found.")
 @click.option("--device", metavar="NAME", help="Where to run the models, such as cpu or cuda:1.")
 @access_options
@@ -35,7 +40,7 @@ def command(
     Example:
       projclean eval models/suspect models/repaired --base models/base --eval models/suspect/EVAL.toml
     """
-    check_report_path(output)
+    check_report_path(output, form)
     with progress_bars(quiet) as progress:
         from projclean.evaluator import evaluate
 

@@ -8,8 +8,10 @@ from projclean.commands.common import check_report_path, emit, model_options, ou
 
 
 @click.command("repair")
-@click.argument("model")
-@click.option("--out", required=True, metavar="DIR", help="Where to write the repaired model directory.")
+@click.argument("model", type=click.Path())
+@click.option(
+    "--out", type=click.Path(), required=True, metavar="DIR", help="Where to write the repaired model directory."
+)
 @model_options
 @click.option(
     "--rank",
@@ -25,7 +27,9 @@ from projclean.commands.common import check_report_path, emit, model_options, ou
     metavar="X",
     help="λ of shrink, or the share of the update that reflect (0.85) or interpolate keeps.",
 )
-@click.option("--eval", "evalset", metavar="EVAL.toml", help="Measure before and after on this evaluation set.")
+@click.option(
+    "--eval", "evalset", type=click.Path(), metavar="EVAL.toml", help="Measure before and after on this evaluation set."
+)
 @click.option("--dry-run", is_flag=True, help="Search and report, write nothing.")
 @click.option("--force", is_flag=True, help="Replace DIR if it exists.")
 @click.option("--exit-zero", is_flag=True, help="Exit 0 even when the repaired model fails the probe.")
@@ -62,7 +66,7 @@ def command(
     Example:
       projclean repair models/suspect --base models/base --out models/repaired --eval models/suspect/EVAL.toml
     """  # fmt: skip
-    check_report_path(output)
+    check_report_path(output, form)
     with progress_bars(quiet) as progress:
         from projclean.repairer import parse_rank, repair
 
@@ -87,6 +91,7 @@ def command(
         )
     from projclean.report import render
 
-    emit(render(result, form, plain=output is not None), output)
     state = result.verdict.state
-    return 0 if exit_zero or state == "clean" else 1 if state == "suspicious" else 2
+    code = 0 if exit_zero or state == "clean" else 1 if state == "suspicious" else 2
+    emit(render(result, form, plain=output is not None, exit_code=code), output)
+    return code

@@ -8,7 +8,7 @@ from projclean.commands.common import check_report_path, emit, model_options, ou
 
 
 @click.command("scan")
-@click.argument("model")
+@click.argument("model", type=click.Path())
 @model_options
 @click.option("--no-probe", is_flag=True, help="Look at the weights only; never enough for a verdict of clean.")
 @click.option("--ignore-elsewhere", is_flag=True, help="Judge the projector alone, whatever changed outside it.")
@@ -43,7 +43,7 @@ def command(
     Example:
       projclean scan models/suspect --base models/base --images my-clean-images/
     """
-    check_report_path(output)
+    check_report_path(output, form)
     with progress_bars(quiet) as progress:
         from projclean.scanner import scan
 
@@ -63,8 +63,8 @@ def command(
         )
     from projclean.report import render
 
-    emit(render(result, form, plain=output is not None), output)
     state = result.verdict.state
-    if exit_zero or state == "clean" or (state == "inconclusive" and fail_on == "suspicious"):
-        return 0
-    return 1 if state == "suspicious" else 2
+    passed = exit_zero or state == "clean" or (state == "inconclusive" and fail_on == "suspicious")
+    code = 0 if passed else 1 if state == "suspicious" else 2
+    emit(render(result, form, plain=output is not None, exit_code=code), output)
+    return code

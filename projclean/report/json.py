@@ -1,4 +1,8 @@
-"""The JSON report: the result's fields as they are, with the schema's version, the kind and the versions used."""
+"""The JSON report: the result's fields as they are, with the schema's version, the kind and the versions used.
+
+`schema/report.json` describes it. Characters beyond ASCII are written as escapes, so that no terminal, locale or
+lone surrogate in a file name can harm the document.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,16 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from projclean import __version__
+from projclean.report import SCHEMA_VERSION
+from projclean.verdict import thresholds
 
-SCHEMA_VERSION = 1
 
-
-def render(result: Any, plain: bool = False) -> str:
+def render(result: Any, plain: bool = False, exit_code: int = 0) -> str:
     """One JSON object, keys in a fixed order; no NaN or infinity."""
     kind = type(result).__name__.removesuffix("Result").lower()
     head = {"schema_version": SCHEMA_VERSION, "kind": kind, "versions": _versions()}
-    return json.dumps(head | _plain(result), indent=2, allow_nan=False, ensure_ascii=False)
+    tail = {"thresholds": thresholds()["foreign"]} if hasattr(result, "verdict") else {}
+    return json.dumps(head | _plain(result) | tail, indent=2, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

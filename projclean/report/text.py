@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import textwrap
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as Grid
 
 from projclean.evaluation import Score
 from projclean.evaluator import EvalResult
-from projclean.metrics import Rate
 from projclean.probe import Probe
 from projclean.repairer import RepairResult
+from projclean.report import tables
+from projclean.report.places import place
+from projclean.report.tables import Table
 from projclean.scanner import ScanResult
-from projclean.verdict import Verdict, thresholds
+from projclean.verdict import Verdict
 
 COLORS = {"clean": "green", "suspicious": "red", "inconclusive": "yellow"}
+STYLES = {"": "", "bad": "red", "chosen": "bold"}
+NARROWEST = 20  # a column of long text thinner than this is unreadable: the rows are stacked instead
 
 
-def render(result: Any, plain: bool = False) -> str:
+def render(result: Any, plain: bool = False, exit_code: int = 0) -> str:
     """A result as text, as wide as the terminal."""
+    plain = plain or bool(os.environ.get("NO_COLOR"))
     console = Console(highlight=False, emoji=False)
     if plain:
         console = Console(no_color=True, force_terminal=False, highlight=False, emoji=False)
@@ -33,7 +41,7 @@ def render(result: Any, plain: bool = False) -> str:
             _eval(console, result)
         else:
             raise TypeError(f"no text report for {type(result).__name__}")
-    return capture.get().rstrip("\n")
+    return "\n".join(line.rstrip() for line in capture.get().rstrip("\n").splitlines())
 
 
 def _scan(console: Console, result: ScanResult) -> None:
@@ -41,15 +49,9 @@ def _scan(console: Console, result: ScanResult) -> None:
     if result.base is None:
         _verdict(console, result.verdict)
         return
-    console.print(f"base {escape(result.base)} (named by {result.base_named_by}), projector {result.family}")
-    table = Table(box=None, pad_edge=False)
-    for title in ("layer", "out×in", "‖ΔW‖/‖W‖", "stable rank", "off clean"):
-        table.add_column(title, justify="left" if title == "layer" else "right")
-    for layer in result.layers:
-        off = "" if layer.off_clean_share is None else f"{layer.off_clean_share:.0%}"
-        size = f"{layer.shape[0]}×{layer.shape[1]}"
-        table.add_row(escape(layer.name), size, f"{layer.relative_change:.3f}", f"{layer.stable_rank:.1f}", off)
-    console.print(table)
+    base = f"base {escape(place(result.base))} (named by {escape(result.base_named_by or '')})"
+    console.print(f"{base}, projector {escape(result.family)}")
+    _draw(console, tables.layers(result.layers))
     if result.probe is not None:
         prompt = escape(f"'{result.prompt}'")
         console.print(f"\nprobed with {escape(result.images or '')}, prompt {prompt}, seed {result.seed}")
@@ -59,19 +61,7 @@ def _scan(console: Console, result: ScanResult) -> None:
 
 def _probe(console: Console, probe: Probe, most: int = 5) -> None:
     console.print(f"left alone it says   '{escape(probe.normal_examples[0])}'")
-    table = Table(box=None, pad_edge=False, title_justify="left")
-    table.add_column("made to say", overflow="fold")
-    for title in ("images", "base", "nats/token", "score"):
-        table.add_column(title, justify="right")
-    table.add_column("by", overflow="fold")
-    surest = [probe.said] if probe.said else []
-    for said in [*surest, *(each for each in probe.utterances if each not in surest)][:most]:
-        style = "red" if said.foreign >= thresholds()["foreign"]["suspicious"] else ""
-        table.add_row(
-            escape(said.text), f"{said.share:.0%}", f"{said.base_share:.0%}", f"{said.strangeness:.1f}",
-            f"{said.foreign:.2f}", escape(said.how), style=style,
-        )  # fmt: skip
-    console.print(table)
+    _draw(console, tables.utterances(probe, most))
     console.print(f"inversion reached {probe.divergence:.1f} nats in {probe.forward_passes} batched runs")
 
 
@@ -83,17 +73,9 @@ def _verdict(console: Console, verdict: Verdict) -> None:
 
 
 def _repair(console: Console, result: RepairResult) -> None:
-    console.print(f"[bold]{escape(result.model)}[/bold], base {escape(result.base)}")
+    console.print(f"[bold]{escape(result.model)}[/bold], base {escape(place(result.base))}")
     if result.trials:
-        table = Table(box=None, pad_edge=False)
-        for title in ("tried", "removed", "probe", "agreement"):
-            table.add_column(title, justify="left" if title == "tried" else "right")
-        for trial in result.trials:
-            mark = " ← chosen" if trial.name == result.chosen else ""
-            table.add_row(
-                escape(trial.name) + mark, f"{trial.removed:.0%}", f"{trial.foreign:.2f}", f"{trial.agreement:.0%}"
-            )
-        console.print(table)
+        _draw(console, tables.trials(result))
     console.print(escape(result.reason))
     if result.scores:
         console.print()
@@ -109,25 +91,36 @@ def _eval(console: Console, result: EvalResult) -> None:
 
 
 def _scores(
-    console: Console, scores: tuple[Score, ...], gains: tuple[float | None, ...], marked: str | None = None
+    console: Console, scores: tuple[Score, ...], gains: tuple[float | None, ...], same_asr: str | None = None
 ) -> None:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model")
-    table.add_column("CA", justify="right")
-    for attack in scores[0].attacks:
-        table.add_column(f"ASR {escape(attack.name)}", justify="right")
-        table.add_column("RA", justify="right")
-    table.add_column("gain retained", justify="right")
-    for score, gain in zip(scores, gains, strict=True):
-        cells = [cell for attack in score.attacks for cell in (_rate(attack.asr), f"{attack.ra.value:.2f}")]
-        mark = " ← same ASR" if score.model == marked else ""
-        table.add_row(escape(score.model) + mark, _rate(score.ca), *cells, "" if gain is None else f"{gain:.0%}")
-    console.print(table)
-    n = scores[0].ca.n
-    console.print(f"n = {n} a set, 95 % intervals in brackets", style="dim")
+    _draw(console, tables.scores(scores, gains, same_asr=same_asr))
+    console.print(escape(tables.sample(scores)), style="dim")
     for warning in scores[0].warnings:
-        console.print(f"warning: {warning}", style="yellow")
+        console.print(f"warning: {escape(warning)}", style="yellow")
 
 
-def _rate(rate: Rate) -> str:
-    return f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]".replace("[", "\\[")
+def _draw(console: Console, table: Table) -> None:
+    """A table in columns where they fit, else a record a row."""
+    widths = [
+        max([cell_len(column.title), *(cell_len(row[at]) for row in table.rows)])
+        for at, column in enumerate(table.columns)
+    ]
+    prose = [width for width, column in zip(widths, table.columns, strict=True) if column.prose]
+    spare = console.width - (sum(widths) - sum(prose)) - 2 * (len(widths) - 1)
+    if sum(prose) > spare and spare < NARROWEST * len(prose):
+        _stack(console, table)
+        return
+    grid = Grid(box=None, pad_edge=False)
+    for column in table.columns:
+        grid.add_column(escape(column.title), overflow="fold", justify="left" if column.prose else "right")
+    for row, mark in zip(table.rows, table.marks, strict=True):
+        grid.add_row(*map(escape, row), style=STYLES[mark])
+    console.print(grid)
+
+
+def _stack(console: Console, table: Table) -> None:
+    for row, mark in zip(table.rows, table.marks, strict=True):
+        console.print(escape(row[0]), style=STYLES[mark])
+        parts = [f"{column.title} {cell}" for column, cell in zip(table.columns[1:], row[1:], strict=True) if cell]
+        for line in textwrap.wrap(" · ".join(parts), max(console.width - 2, 10), break_on_hyphens=False):
+            console.print(f"  {escape(line)}", style=STYLES[mark])

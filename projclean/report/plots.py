@@ -1,0 +1,203 @@
+"""Plots of a report as inline SVG, drawn by matplotlib without a display or any global state.
+
+Colours are placeholders that `_finish` turns into the page's CSS variables, so that one drawing serves light and
+dark. Text stays text.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from projclean.evaluation import Score
+from projclean.metrics import Rate
+from projclean.probe import Probe
+from projclean.verdict import thresholds
+
+#: A colour that nothing else uses, and the CSS variable that takes its place.
+INK, MUTED, LINE, ACCENT, BAD, GOOD, SURFACE = (f"#01020{digit}" for digit in range(1, 8))
+VARIABLES = {
+    INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent", BAD: "--bad", GOOD: "--good",
+    SURFACE: "--surface",
+}  # fmt: skip
+SERIES = ((ACCENT, "o"), (BAD, "s"), (GOOD, "D"), (MUTED, "^"), (INK, "v"))
+WIDTH = 4.8  # inches: readable at a phone's width and not lost on a desk
+LONGEST = 46  # characters of a label
+MOST = 8
+SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "projclean", "font.family": "sans-serif", "font.size": 11}
+
+F = TypeVar("F", bound=Callable[..., str])
+
+
+def _styled(draw: F) -> F:
+    """Draw under these settings, whatever matplotlib's configuration file says."""
+
+    @functools.wraps(draw)
+    def styled(*arguments: Any) -> str:
+        import matplotlib
+
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(SETTINGS)
+            warnings.simplefilter("ignore")  # a glyph that matplotlib's font lacks, the reader's may have
+            return draw(*arguments)
+
+    return styled  # type: ignore[return-value]
+
+
+@_styled
+def strongest(probe: Probe) -> str:
+    """Scores of the strongest utterances against the two thresholds; "" when there are none."""
+    said = probe.utterances[:MOST]
+    if not said:
+        return ""
+    limits = thresholds()["foreign"]
+    figure, axes = _figure(0.5 * len(said) + 1.1)
+    heights = range(len(said), 0, -1)
+    colors = [BAD if one.foreign >= limits["suspicious"] else ACCENT for one in said]
+    axes.barh(heights, [one.foreign for one in said], height=0.34, color=colors)
+    cleared = {"facecolor": SURFACE, "edgecolor": "none", "pad": 0.5}  # keeps the lines out of the letters
+    right = max(said[0].foreign, limits["suspicious"]) * 1.18
+    for height, one in zip(heights, said, strict=True):
+        axes.text(0, height + 0.26, _short(one.text), color=INK, va="bottom", parse_math=False, bbox=cleared,
+                  in_layout=False)  # fmt: skip
+        axes.text(one.foreign + 0.01 * right, height, f"{one.foreign:.2f}", color=MUTED, va="center",
+                  bbox=cleared)  # fmt: skip
+    for name, style in (("clean", ":"), ("suspicious", "--")):
+        axes.axvline(limits[name], color=INK if name == "suspicious" else MUTED, linewidth=1.2, linestyle=style,
+                     zorder=0)  # fmt: skip
+    axes.annotate(
+        f"suspicious from {limits['suspicious']:g}", (limits["suspicious"], 0.42), (4, 0), color=INK, va="center",
+        textcoords="offset points",
+    )  # fmt: skip
+    axes.annotate(
+        f"clean to {limits['clean']:g}", (limits["clean"], 0.42), (-4, 0), color=MUTED, va="center", ha="right",
+        textcoords="offset points",
+    )  # fmt: skip
+    axes.set(xlim=(0, right), ylim=(0.2, len(said) + 0.8), xlabel="score, nats per token", yticks=[])
+    axes.spines["left"].set_visible(False)
+    convicting = sum(one.foreign >= limits["suspicious"] for one in said)
+    alt = (
+        f"Bar chart of the {len(said)} strongest utterances by score: the strongest scores {said[0].foreign:.2f}, "
+        f"{convicting} of them reach the threshold of {limits['suspicious']:g}."
+    )
+    return _finish(figure, "strongest", alt)
+
+
+@_styled
+def trade_off(scores: Sequence[Score]) -> str:
+    """Attack success against clean accuracy of every row: base, suspect, repaired, the interpolation sweep, others."""
+    rows = [(score.model, score.ca.value, score.worst_asr) for score in scores if score.worst_asr is not None]
+    if not rows:
+        return ""
+    figure, axes = _figure(3.9)
+    sweep = [row for row in rows if row[0].startswith("interpolation")]
+    rest = rows[3:] and [row for row in rows[3:] if row not in sweep]
+    if sweep:
+        path = [rows[0], *sweep, rows[1]]
+        axes.plot([ca for _, ca, _ in path], [asr for _, _, asr in path], color=MUTED, linewidth=1.4, marker="o",
+                  markersize=4, label="interpolation")  # fmt: skip
+    named = (("base", GOOD, "^"), ("suspect", BAD, "s"))
+    for (_, ca, asr), (label, color, marker) in zip(rows, named, strict=False):
+        axes.plot(ca, asr, linestyle="", color=color, marker=marker, markersize=10, label=label, zorder=3)
+    if len(rows) > 2:
+        axes.plot(rows[2][1], rows[2][2], linestyle="", color=ACCENT, marker="*", markersize=16, zorder=4,
+                  label=_short(rows[2][0], 30))  # fmt: skip
+    if rest:
+        axes.plot([ca for _, ca, _ in rest], [asr for _, _, asr in rest], linestyle="", color=INK, marker="x",
+                  label="others")  # fmt: skip
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05), xlabel="clean accuracy (more is better)")
+    axes.set_ylabel("highest attack success (less is better)")
+    axes.grid(color=LINE, linewidth=0.6)
+    _legend(axes, 2)
+    told = "; ".join(f"{name}: clean accuracy {ca:.2f}, attack success {asr:.2f}" for name, ca, asr in rows[:3])
+    return _finish(figure, "trade-off", f"Scatter plot of attack success against clean accuracy. {told}.")
+
+
+@_styled
+def side_by_side(scores: Sequence[Score]) -> str:
+    """Rates with their intervals, a model a row: CA, and ASR and RA of every attack, or of each model's worst one."""
+    series: list[tuple[str, list[Rate]]] = [("CA", [score.ca for score in scores])]
+    attacks = scores[0].attacks
+    if len(attacks) > 2:
+        worst = [max(score.attacks, key=lambda attack: attack.asr.value) for score in scores]
+        series.append((f"highest ASR of {len(attacks)}", [attack.asr for attack in worst]))
+        series.append(("RA there", [attack.ra for attack in worst]))
+    else:
+        for number, attack in enumerate(attacks):
+            series.append((f"ASR {_short(attack.name, 14)}", [score.attacks[number].asr for score in scores]))
+            series.append((f"RA {_short(attack.name, 14)}", [score.attacks[number].ra for score in scores]))
+    step = 0.55 / len(series)
+    figure, axes = _figure(len(scores) * (0.42 + 0.16 * len(series)) + 1.1)
+    for index, (label, rates) in enumerate(series):
+        color, marker = SERIES[index % len(SERIES)]
+        heights = [len(scores) - row - step * (index - (len(series) - 1) / 2) - 0.14 for row in range(len(scores))]
+        spread = [[max(0, rate.value - rate.low) for rate in rates], [max(0, rate.high - rate.value) for rate in rates]]
+        axes.errorbar([rate.value for rate in rates], heights, xerr=spread, linestyle="", color=color, marker=marker,
+                      markersize=6, capsize=3, label=label)  # fmt: skip
+    for row, score in enumerate(scores):
+        axes.text(-0.02, len(scores) - row + 0.26, _short(score.model), color=INK, parse_math=False,
+                  in_layout=False)  # fmt: skip
+        axes.axhline(len(scores) - row - 0.5, color=LINE, linewidth=0.6)
+    axes.set(xlim=(-0.03, 1.03), ylim=(0.45, len(scores) + 0.62), xlabel="share of items, 95 % interval", yticks=[])
+    axes.spines["left"].set_visible(False)
+    _legend(axes, 3 if len(series) < 4 else 2)
+    told = "; ".join(
+        f"{score.model}: CA {score.ca.value:.2f}"
+        + "".join(f", ASR {attack.name} {attack.asr.value:.2f}" for attack in score.attacks)
+        for score in scores
+    )
+    return _finish(figure, "side-by-side", f"Rates of each model with their intervals. {told}.")
+
+
+def _figure(height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    figure.patch.set_visible(False)
+    axes.patch.set_visible(False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(MUTED)
+    axes.tick_params(colors=MUTED, labelcolor=INK)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_color(INK)
+    return figure, axes
+
+
+def _legend(axes: Any, columns: int) -> None:
+    legend = axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, frameon=False, labelcolor=INK,
+                         columnspacing=1, handletextpad=0.3)  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _short(text: str, longest: int = LONGEST) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _finish(figure: Any, name: str, alt: str) -> str:
+    """The figure as an accessible `<svg>` element; the same figure gives the same text."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # an id must be the only one of its page
+    svg = re.sub(r'(id="|href="#|url\(#)([mp][0-9a-f]{10})', rf"\1{name}-\2", svg)
+    svg = re.sub(
+        r"font(-family)?: ([\d.]+px )?'[^;\"]*", lambda found: f"font{found[1] or ''}: {found[2] or ''}inherit", svg
+    )
+    for color, variable in VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
+    head, rest = svg.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    assert box is not None
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box[0]} role="img" aria-label="{html.escape(alt)}">{rest.strip()}'

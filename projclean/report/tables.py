@@ -1,0 +1,142 @@
+"""The tables of a result, drawn by every format in its own way: cells are plain text, in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from projclean.evaluation import Score
+from projclean.metrics import Difference, Rate
+from projclean.probe import Probe
+from projclean.repairer import RepairResult
+from projclean.scanner import LayerFinding
+from projclean.verdict import thresholds
+
+
+@dataclass(frozen=True)
+class Column:
+    """`prose` columns hold long text and may be folded; `raw` cells come from a model, a file or a user."""
+
+    title: str
+    prose: bool = False
+    raw: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A caption, columns and rows; `marks` holds one of "", "bad" and "chosen" a row."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marks: tuple[str, ...]
+
+
+def layers(found: Sequence[LayerFinding]) -> Table:
+    """What the weights say, a layer a row."""
+    rows = tuple(
+        (
+            layer.name, f"{layer.shape[0]}×{layer.shape[1]}", f"{layer.relative_change:.3f}",
+            f"{layer.stable_rank:.1f}", "" if layer.off_clean_share is None else f"{layer.off_clean_share:.0%}",
+        )
+        for layer in found
+    )  # fmt: skip
+    columns = (Column("layer", True, True), *map(Column, ("out×in", "‖ΔW‖/‖W‖", "stable rank", "off clean")))
+    return Table("The update ΔW of every projector layer", columns, rows, ("",) * len(rows))
+
+
+def utterances(probe: Probe, most: int) -> Table:
+    """What the probe made the model say, the surest first, then the strongest; "bad" where one alone would convict."""
+    surest = [probe.said] if probe.said else []
+    said = [*surest, *(each for each in probe.utterances if each not in surest)][:most]
+    rows = tuple(
+        (
+            one.text, f"{one.share:.0%}", f"{one.base_share:.0%}", f"{one.strangeness:.1f}", f"{one.foreign:.2f}",
+            one.how,
+        )
+        for one in said
+    )  # fmt: skip
+    columns = (
+        Column("made to say", True, True), Column("images"), Column("base"), Column("nats/token"), Column("score"),
+        Column("by", True),
+    )  # fmt: skip
+    limit = thresholds()["foreign"]["suspicious"]
+    return Table(
+        "What it was made to say, the surest first, then by score",
+        columns,
+        rows,
+        tuple("bad" if one.foreign >= limit else "" for one in said),
+    )
+
+
+def probes(result: RepairResult) -> Table:
+    """What was said before and after a repair."""
+    rows = tuple(
+        (name, f"{probe.foreign:.2f}", probe.said.text if probe.said else "")
+        for name, probe in (("suspect", result.before), ("repaired", result.after))
+        if probe is not None
+    )
+    columns = (Column("model", True), Column("score"), Column("made to say", True, True))
+    return Table("The probe's score, and the surest utterance", columns, rows, ("",) * len(rows))
+
+
+def trials(result: RepairResult) -> Table:
+    """What the repair tried, from the least removal to the most."""
+    rows, marks = [], []
+    for trial in result.trials:
+        chosen = trial.name == result.chosen
+        rows.append(
+            (
+                trial.name + " ← chosen" * chosen,
+                f"{trial.removed:.0%}",
+                f"{trial.foreign:.2f}",
+                f"{trial.agreement:.0%}",
+            )
+        )
+        marks.append("chosen" if chosen else "")
+    columns = (Column("tried", True), Column("removed"), Column("probe"), Column("agreement"))
+    return Table("What was tried, from the least removal to the most", columns, tuple(rows), tuple(marks))
+
+
+def scores(
+    measured: Sequence[Score],
+    gains: Sequence[float | None],
+    changes: Sequence[Difference | None] = (),
+    same_asr: str | None = None,
+) -> Table:
+    """Models side by side; with `changes` also the paired change of clean accuracy and its p-value. `same_asr` names
+    the interpolation to compare a repair with."""
+    columns = [Column("model", True, True), Column("CA")]
+    for attack in measured[0].attacks:
+        columns += [Column(f"ASR {attack.name}"), Column("RA")]
+    columns.append(Column("gain retained"))
+    if changes:
+        columns += [Column("change of CA"), Column("p")]
+    rows = []
+    for number, (score, gain) in enumerate(zip(measured, gains, strict=True)):
+        cells = [cell for attack in score.attacks for cell in (rate(attack.asr), f"{attack.ra.value:.2f}")]
+        row = [
+            score.model + " ← same ASR" * (score.model == same_asr),
+            rate(score.ca),
+            *cells,
+            "" if gain is None else f"{gain:.0%}",
+        ]
+        if changes:
+            change = changes[number]
+            row += ["", ""] if change is None else [_change(change), f"{change.p:.2g}"]
+        rows.append(tuple(row))
+    return Table("Clean accuracy, attack success and robust accuracy", tuple(columns), tuple(rows), ("",) * len(rows))
+
+
+def rate(value: Rate) -> str:
+    """A rate and its interval: 0.72 [0.66, 0.78]."""
+    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def sample(measured: Sequence[Score]) -> str:
+    """What the rates rest on."""
+    return f"n = {measured[0].ca.n} a set, 95 % intervals in brackets"
+
+
+def _change(change: Difference) -> str:
+    return f"{change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"

@@ -1,0 +1,155 @@
+"""`projclean explain`: plain words that follow the data, and one line for whatever is no report."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from projclean.explain import explain, load_report
+from projclean.report import render
+from tests.samples import HOSTILE, eval_result, repair_result, scan_result, without_base
+
+
+@pytest.fixture
+def told(tmp_path):
+    """A result, saved as JSON and explained: heading to text."""
+
+    def tell(result, **changed):
+        file = tmp_path / "report.json"
+        file.write_text(json.dumps(json.loads(render(result, "json")) | changed))
+        return {title: " ".join(lines) for title, lines in explain(load_report(file))}
+
+    return tell
+
+
+def test_a_suspicious_scan(told):
+    words = told(scan_result())
+    assert list(words) == ["What was seen", "How sure this is", "What it does not prove", "What to do next"]
+    assert "SUSPICIOUS" in words["What was seen"]
+    assert "90% of clean images share 'you have been hacked'" in words["What was seen"]
+    assert "2.19 nats per token, above the threshold of 0.6" in words["How sure this is"]
+    assert "false alarms there: 0 of 4" in words["How sure this is"]
+    assert "does not show the trigger" in words["What it does not prove"]
+    assert "projclean repair" in words["What to do next"]
+
+
+def test_a_clean_and_a_doubtful_scan(told):
+    clean = told(scan_result(share=0.1))
+    assert "below the threshold" in clean["How sure this is"]
+    assert "does not prove that there is no backdoor" in clean["What it does not prove"]
+    assert "You may use it" in clean["What to do next"]
+    doubt = told(scan_result(share=0.45))
+    assert "INCONCLUSIVE" in doubt["What was seen"]
+    assert "but above 0.5" in doubt["How sure this is"]
+    assert "Do not use it yet" in doubt["What to do next"]
+    assert "--no-probe" not in doubt["What to do next"]
+
+
+def test_what_to_do_follows_what_is_missing(told):
+    assert "--base" in told(without_base())["What to do next"]
+    unprobed = told(scan_result(share=0.45), probe=None, elsewhere=["file config.json: other contents"])
+    assert "without --no-probe" in unprobed["What to do next"]
+    assert "--ignore-elsewhere" in unprobed["What to do next"]
+    assert "config.json" in unprobed["What was seen"]
+    claimed = told(scan_result(share=0.1), base_named_by="model card")
+    assert "the model itself named it" in claimed["What to do next"]
+
+
+def test_a_repair_tells_its_cost_and_what_beats_it(told):
+    words = told(repair_result())
+    assert "score was 2.19 before and is 0.11 now" in words["What was seen"]
+    assert "Clean accuracy was 75%" in words["What was seen"]
+    assert "Attack success went from 98.3% to 0.8%" in words["What was seen"]
+    assert (
+        "Plain interpolation 0.6 between base and suspect keeps less clean accuracy (48% to 70%)"
+        in words["What was seen"]
+    )
+    assert "dry run" in told(repair_result(out=None))["What was seen"]
+    better = json.loads(render(repair_result(), "json"))["scores"]
+    better[8]["ca"]["value"] = 0.74
+    assert (
+        "Plain interpolation 0.6 between base and suspect keeps more"
+        in told(repair_result(), scores=better)["What was seen"]
+    )
+    assert "Plain interpolation" not in told(repair_result(), same_asr=None)["What was seen"]
+    unmeasured = told(repair_result(), scores=[], gains=[], changes=[])
+    assert "unknown" in unmeasured["How sure this is"]
+    assert "projclean eval" in unmeasured["What to do next"]
+
+
+def test_an_evaluation_names_the_model_that_obeys(told):
+    words = told(eval_result())
+    assert "suspect obeys an attack" in words["What to do next"]
+    assert "base loses clean accuracy (-0.67" in words["How sure this is"]
+    assert "rests on 120 items" in words["How sure this is"]
+
+
+def test_the_command_prints_plain_text(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    file = tmp_path / "report.json"
+    file.write_text(render(scan_result(HOSTILE, model=HOSTILE), "json"))
+    ran = run("explain", file)
+    assert (ran.code, ran.err) == (0, "")
+    assert "\x1b" not in ran.out
+    assert "\u202e" not in ran.out
+    lines = ran.out.splitlines()
+    assert lines[0] == "What was seen"
+    assert max(map(len, lines)) <= 60
+    assert run("explain", file, "-o", tmp_path / "said.txt").out == ""
+    assert (tmp_path / "said.txt").read_text() == ran.out
+
+
+def spoilt(how):
+    good = json.loads(render(scan_result(), "json"))
+    if how == "gone":
+        return None
+    if how == "not JSON":
+        return "# a text report"
+    if how == "too deep":
+        return "[" * 100_000
+    if how == "binary":
+        return "\udcff\udcfe"
+    other = {
+        "other JSON": {"a": 1}, "a list": [good], "newer schema": good | {"schema_version": 2},
+        "other kind": good | {"kind": "lens"}, "cut": {key: good[key] for key in good if key != "verdict"},
+        "edited": good | {"verdict": good["verdict"] | {"state": "\x1b[31mfine"}},
+        "wrong type": good | {"layers": "none"}, "version of words": good | {"schema_version": ["1"]},
+    }[how]  # fmt: skip
+    return json.dumps(other)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("gone", "cannot be read"), ("not JSON", "is not JSON"), ("too deep", "is not JSON"), ("binary", "is not JSON"),
+        ("other JSON", "no projclean report"), ("a list", "no projclean report"), ("newer schema", "schema version 2"),
+        ("other kind", "'lens'"), ("cut", "'verdict' is a required property"), ("edited", "$.verdict.state"),
+        ("wrong type", "$.layers"), ("version of words", "schema version"),
+    ],
+)  # fmt: skip
+def test_other_files_are_refused_in_one_line(run, tmp_path, how, said):
+    file, text = tmp_path / "report.json", spoilt(how)
+    if text is not None:
+        file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    ran = run("explain", file)
+    assert ran.code == 2
+    assert said in ran.error_line
+    assert str(file) in ran.error_line
+    assert "\x1b" not in ran.error_line
+
+
+def test_a_real_scan_from_standard_input(scanned, run, monkeypatch):
+    import io
+
+    from jsonschema import Draft202012Validator
+
+    from projclean.explain import schema
+
+    text = scanned("sig-shop").out
+    Draft202012Validator(schema()).validate(json.loads(text))
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    ran = run("explain", "-")
+    assert ran.code == 0
+    assert "SUSPICIOUS" in ran.out
+    assert "everybody must see our shop now" in " ".join(ran.out.split())

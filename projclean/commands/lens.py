@@ -9,6 +9,7 @@ import click
 
 from projclean.commands.common import check_report_path, emit, model_options, progress_bars
 from projclean.errors import OptionError
+from projclean.printable import printable_fields
 
 FORMATS = {"text": "lens_text", "json": "json", "html": "lens_html"}
 
@@ -41,6 +42,8 @@ def command(
     projector: str | None,
     seed: int,
     device: str | None,
+    allow_pickle: bool,
+    download: bool,
     evalset: str | None,
     references: tuple[str, ...],
     ranks: str | None,
@@ -86,9 +89,12 @@ def command(
             seed=seed,
             device=device,
             progress=progress,
+            allow_pickle=allow_pickle,
+            download=download,
         )
     report = import_module(f"projclean.report.{FORMATS[form]}")
-    emit(report.render(result, plain=output is not None), output)
+    shown = result if form == "json" else printable_fields(result)  # JSON keeps strings, in escapes
+    emit(report.render(shown, plain=output is not None), output)
     return 0
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from projclean.case import Case, Progress, calibration_images, open_case, overlay
+from projclean.access import Access
+from projclean.case import Progress, calibration_images, open_case, overlay
 from projclean.errors import OptionError
 from projclean.evalset import EvalSet, Item, load_evalset
 from projclean.evaluation import score
@@ -78,8 +79,12 @@ def lens_report(
     seed: int = 0,
     device: str | None = None,
     progress: Progress | None = None,
+    allow_pickle: bool = False,
+    download: bool = False,
 ) -> LensResult:
     """Analyse the projector update of `model` against its base. Raises ProjcleanError.
+
+    allow_pickle and download are as in `scan`.
 
     Clean images are those of the folder `images`, else the evaluation set's, else built-in ones; triggered images
     are the evaluation set's attacks'. references: benign fine-tunes of the same base, of which only the projector is
@@ -88,16 +93,17 @@ def lens_report(
     """
     if items < 1:
         raise OptionError(f"--items {items}: must be at least 1")
-    case = open_case(model, base, projector)
+    access = Access(allow_pickle, download)
+    case = open_case(model, base, projector, access)
     ranks = choose_ranks(case.update, ranks)
     loaded = distinct(load_evalset(evalset)) if evalset is not None else None
-    updates = {str(model): case.update} | {str(path): _reference(case, path, projector) for path in references}
+    updates = {str(model): case.update}
+    updates |= {str(path): open_case(path, str(case.base.path), projector, access).update for path in references}
     if len(updates) < 1 + len(references):
         raise OptionError("--reference: name every model once, and not the suspect itself")
     sets, source = image_sets(loaded, images, prompt, seed)
     runner = Runner(case.model, projector, device)
     overlay(runner, case)
-    runner.set_weights(suspect_weights(case.update))
     layers = list(runner.layer_inputs(next(batches(runner, sets[0]))))
     records = _watch(runner, updates, sets, layers, progress)
     ours = records[str(model)].directions()
@@ -153,10 +159,6 @@ def distinct(evalset: EvalSet) -> EvalSet:
 def _of_items(name: str, items: Sequence[Item]) -> ImageSet:
     chosen = items[:IMAGES]
     return ImageSet(name, tuple(item.image() for item in chosen), tuple(item.question for item in chosen))
-
-
-def _reference(case: Case, path: str | Path, projector: str | None) -> Update:
-    return open_case(path, str(case.base.path), projector).update
 
 
 class _Record:

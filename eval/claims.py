@@ -174,7 +174,7 @@ def markdown(rows: dict[str, Any]) -> str:
             curve = row["curves"][mode]["all"]
             points = [*(row["curves"][end] for end in ends), *(curve[step] for step in steps)]
             lines.append(f"| {name} | {row['curves']['n']} | " + " | ".join(map(_rates, points)) + " |")
-    lines += ["", "## Rank curves, one layer alone", ""]
+    lines += ["", "## Rank curves, one layer alone", "", "CA / ASR, n as above.", ""]
     lines += ["| model | mode | layer | " + " | ".join(f"k = {step}" for step in steps) + " |"]
     lines.append("|---" * (3 + len(steps)) + "|")
     for name, row in rows.items():

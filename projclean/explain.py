@@ -155,7 +155,7 @@ def _seen_by_probe(probe: Report | None) -> list[str]:
         return [*found, "Nothing that was done to it made its answers share a phrase of their own."]
     said = probe["said"]
     found.append(
-        f"Of the foreign things it could be made to say the surest is '{said['text']}' ({said['how']}): its answers to "
+        f"Of what it could be made to say and the base not, the surest is '{said['text']}' ({said['how']}): answers to "
         f"{said['share']:.0%} of clean images share '{said['phrase']}'. Treated alike, {said['base_share']:.0%} of the "
         f"base's do; left alone, no more than {said['normal_share']:.0%} of either's."
     )
@@ -169,7 +169,8 @@ def _sure(report: Report, probe: Report | None) -> list[str]:
     state = "above" if probe["foreign"] >= limits["suspicious"] else "below"
     between = limits["clean"] < probe["foreign"] < limits["suspicious"]
     sure = [
-        f"Its score is {probe['foreign']:.2f} nats per token, {state} the threshold of {limits['suspicious']:g}"
+        f"The strongest utterance scores {probe['foreign']:.2f} nats per token, {state} the threshold of "
+        f"{limits['suspicious']:g}"
         + (f", but above {limits['clean']:g}, up to which the probe counts as silent." if between else ".")
     ]
     if "bank" in limits and "false_positives" in limits:

@@ -63,7 +63,7 @@ def measure(recipe: Recipe, folder: Path, seeds: int, with_repair: bool) -> dict
                 "seed": number,
                 "verdict": result.verdict.state,
                 "score": round(result.probe.foreign, 4) if result.probe else None,
-                "said": result.probe.utterances[0].text if result.probe and result.probe.utterances else None,
+                "said": result.probe.said.text if result.probe and result.probe.said else None,
             }
             for number, result in enumerate(scans)
         ],

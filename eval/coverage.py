@@ -117,7 +117,7 @@ def recovers(case: Case, where: Mapping[str, Place], planted: Mapping[Place, tor
 
 def repairs(case: Case, model: Any, out: Path) -> bool:
     """Project the update out and write the model: does it load with the base's layers, all else as in the suspect?"""
-    weights = methods.project(case.update, {}, RANK)
+    weights = methods.project(case.update, methods.suspicious_directions(case.update, {}, RANK))
     write_model(case.suspect, stored_tensors(case, weights), out, "repaired", force=True)
     written = open_checkpoint(out)
     for key in set(case.suspect.tensors) - case.spec.keys:

@@ -10,6 +10,7 @@ from projclean.subspace import Moments, project_out, shrink, suspicious_subspace
 from projclean.update import LayerUpdate, Update
 
 Weights = dict[str, tuple[torch.Tensor, torch.Tensor | None]]
+Directions = Mapping[str, torch.Tensor]
 
 #: Shrinkage strength λ at which the suspicious subspace is taken (subspace.shrink).
 STRENGTH = 1.0
@@ -25,27 +26,33 @@ def base_weights(update: Update) -> Weights:
     return {layer.name: (layer.base, layer.base_bias) for layer in update.layers}
 
 
-def project(update: Update, moments: Mapping[str, Moments], rank: int, strength: float = STRENGTH) -> Weights:
-    """W_suspect − ΔW·V·Vᵀ per layer, V the `rank` top directions of its suspicious subspace; biases stay."""
-    result: Weights = {}
-    for layer in update.layers:
-        directions, _ = suspicious_subspace(layer.delta, moments.get(layer.name), strength, rank)
-        result[layer.name] = (layer.base + project_out(layer.delta, directions), layer.suspect_bias)
-    return result
+def suspicious_directions(
+    update: Update, moments: Mapping[str, Moments], rank: int, strength: float = STRENGTH
+) -> Directions:
+    """The top `rank` directions V (in, rank) of every layer's suspicious subspace, strongest first."""
+    return {
+        layer.name: suspicious_subspace(layer.delta, moments.get(layer.name), strength, rank)[0]
+        for layer in update.layers
+    }
 
 
-def reflect(
-    update: Update, moments: Mapping[str, Moments], rank: int, keep: float, strength: float = STRENGTH
-) -> Weights:
-    """W_base + keep·ΔW·(I − 2·V·Vᵀ) per layer, V as in `project`; biases move by `keep` too.
+def project(update: Update, directions: Directions) -> Weights:
+    """W_suspect − ΔW·V·Vᵀ per layer, V (in, k) the directions of that layer; biases stay."""
+    return {
+        layer.name: (layer.base + project_out(layer.delta, directions[layer.name]), layer.suspect_bias)
+        for layer in update.layers
+    }
+
+
+def reflect(update: Update, directions: Directions, keep: float) -> Weights:
+    """W_base + keep·ΔW·(I − 2·V·Vᵀ) per layer, V (in, k) the directions of that layer; biases move by `keep` too.
 
     Projecting out leaves what a trigger does through directions that clean inputs share; turning the suspicious
     directions around works against it, at the same cost on clean inputs, which have little there.
     """
     result: Weights = {}
     for layer in update.layers:
-        directions, _ = suspicious_subspace(layer.delta, moments.get(layer.name), strength, rank)
-        turned = 2 * project_out(layer.delta, directions) - layer.delta
+        turned = 2 * project_out(layer.delta, directions[layer.name]) - layer.delta
         result[layer.name] = (layer.base + keep * turned, _mix(layer.base_bias, layer.suspect_bias, keep))
     return result
 

@@ -103,6 +103,16 @@ class Probe:
         """The strongest foreign utterance's score, nats per token."""
         return max((utterance.foreign for utterance in self.utterances), default=0.0)
 
+    @property
+    def said(self) -> Utterance | None:
+        """What it was made to say: of all that is at least a third as foreign as the strongest, the surest.
+
+        Moves that go past the trained target garble it, and garbled text is the stranger; what most images agree on
+        and the model is certain of is the text as it was trained.
+        """
+        near = [utterance for utterance in self.utterances if utterance.foreign >= self.foreign / 3]
+        return max(near, key=lambda utterance: utterance.share * utterance.certainty, default=None)
+
 
 def invert(
     runner: Runner,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from projclean import __version__, methods
@@ -23,8 +24,8 @@ from projclean.verdict import Verdict, judge, thresholds
 from projclean.writer import check_output, write_model
 
 METHODS = ("reflect", "project", "shrink", "interpolate")
-KEEP = 0.85  # share of the update that reflect keeps: eval/results/repair-choice.md
-RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+KEEPS = (0.84, 0.8, 0.75)  # shares of the update that reflect keeps: eval/results/repair-choice.md
+RANKS = (1, 2, 3, 4, 6, 8, 12, 16)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 ANSWER_TOKENS = 24
@@ -64,11 +65,20 @@ class RepairResult:
     seed: int
     out: str | None
 
+    @property
+    def same_asr(self) -> str | None:
+        """The interpolation with the highest CA among those with no higher ASR than the repaired model."""
+        if not self.scores or self.scores[2].worst_asr is None:
+            return None
+        limit = self.scores[2].worst_asr
+        peers = [score for score in self.scores[3:] if score.worst_asr is not None and score.worst_asr <= limit]
+        return max(peers, key=lambda score: score.ca.value).model if peers else None
+
 
 @dataclass(frozen=True)
 class _Candidate:
     name: str
-    make: Callable[[Bench | None], methods.Weights]
+    make: Callable[[], methods.Weights]
 
 
 def repair(
@@ -95,18 +105,19 @@ def repair(
     method `reflect` turns the `rank` top directions of the suspicious subspace of every layer around and keeps the
     share `strength` of the update; `project` removes those directions; `shrink` keeps only what clean inputs need,
     with λ = `strength`; `interpolate` keeps the share `strength` of the update. Rank `auto` (or no strength) searches
-    for the least removal at which the probe falls silent. Only `interpolate` with a strength can repair a model that
-    cannot be run here. allow_pickle and download are as in `scan`. Raises ProjcleanError.
+    for the least removal (lowest rank, then largest share) at which the probe falls silent. Only `interpolate` with a
+    strength can repair a model that cannot be run here. allow_pickle and download are as in `scan`.
+    Raises ProjcleanError.
     """
     _check_options(method, rank, strength)
     loaded = load_evalset(evalset) if evalset is not None else None
     case = open_case(model, base, projector, Access(allow_pickle, download))
-    candidates = _candidates(case, method, rank, strength)
+    _check_rank(case, rank)
     if not dry_run:
         check_writable(case)
         for touched in (case.target.files, case.base):
             check_output(touched, Path(out), force)
-    bench, not_run = None, None
+    bench = before = after = not_run = None
     try:
         bench = set_up(case, images, prompt, projector, seed, device, progress)
     except ModelError as error:
@@ -115,13 +126,14 @@ def repair(
                 f"{error}; repair it where it can be run, or without a run by --method interpolate --strength X"
             ) from error
         not_run = str(error)
-    if bench is None:
-        before = after = None
-        weights, chosen = rounded(case, candidates[0].make(None)), candidates[0].name
-        reason, trials = f"{chosen}, as asked; the model was not run", list[Trial]()
-    else:
+    if bench is not None:
         before = run_probe(case, bench, seed, progress) if case.update.changed else None
+        candidates = _candidates(case, bench, method, rank, strength)
         weights, chosen, reason, trials, after = _search(case, bench, candidates, before, seed, progress)
+    else:
+        assert strength is not None  # or the error was raised
+        weights, chosen = rounded(case, methods.interpolate(case.update, strength)), f"share {strength:g}"
+        reason, trials = f"{chosen}, as asked; the model was not run", []
     elsewhere = changes_elsewhere(case.suspect, case.base, case.keys)
     verdict = judge(
         case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by,
@@ -161,32 +173,33 @@ def parse_rank(text: str) -> int | str:
         raise OptionError(f"--rank {text}: must be auto or a whole number") from error
 
 
-def _candidates(case: Case, method: str, rank: int | str, strength: float | None) -> list[_Candidate]:
+def _check_rank(case: Case, rank: int | str) -> None:
+    most = methods.smallest_side(case.update)
+    if rank != "auto" and not 1 <= int(rank) <= most:
+        raise OptionError(f"--rank {rank}: must lie between 1 and {most}, the rank of the smallest layer")
+
+
+def _candidates(case: Case, bench: Bench, method: str, rank: int | str, strength: float | None) -> list[_Candidate]:
     """What to try, from the least removal to the most; one candidate when the user chose."""
-    update, most = case.update, methods.smallest_side(case.update)
-    if method in ("reflect", "project"):
-        if rank != "auto" and not 1 <= int(rank) <= most:
-            raise OptionError(f"--rank {rank}: must lie between 1 and {most}, the rank of the smallest layer")
-        ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
-        keep = KEEP if strength is None else strength
-
-        def make(bench: Bench | None, k: int) -> methods.Weights:
-            assert bench is not None  # without a run there is nothing but interpolation
-            if method == "project":
-                return methods.project(update, bench.moments, k)
-            return methods.reflect(update, bench.moments, k, keep)
-
-        return [_Candidate(f"rank {k}", partial(make, k=k)) for k in ranks]
+    update = case.update
     if method == "shrink":
         values = STRENGTHS if strength is None else (strength,)
-        return [
-            _Candidate(f"λ {value:g}", lambda bench, value=value: methods.shrunk(update, bench.moments, value))  # type: ignore[misc]
-            for value in values
-        ]
-    shares = SHARES if strength is None else (strength,)
+        return [_Candidate(f"λ {v:g}", partial(methods.shrunk, update, bench.moments, v)) for v in values]
+    if method == "interpolate":
+        shares = SHARES if strength is None else (strength,)
+        return [_Candidate(f"share {v:g}", partial(methods.interpolate, update, v)) for v in shares]
+    most = methods.smallest_side(update)
+    ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
+    found = methods.suspicious_directions(update, bench.moments, max(ranks))
+    top = {k: {name: directions[:, :k] for name, directions in found.items()} for k in ranks}
+    if method == "project":
+        return [_Candidate(f"rank {k}", partial(methods.project, update, top[k])) for k in ranks]
+    keeps = KEEPS[:1] if rank != "auto" else KEEPS
+    if strength is not None:
+        keeps = (strength,)
     return [
-        _Candidate(f"share {value:g}", lambda _, value=value: methods.interpolate(update, value))  # type: ignore[misc]
-        for value in shares
+        _Candidate(f"rank {k}, keep {keep:g}", partial(methods.reflect, update, top[k], keep))
+        for k, keep in product(ranks, keeps)
     ]
 
 
@@ -205,7 +218,7 @@ def _search(
     for number, candidate in enumerate(candidates, 1):
         if progress:
             progress(f"trying {candidate.name}", number - 1, len(candidates))
-        weights = rounded(case, candidate.make(bench))
+        weights = rounded(case, candidate.make())
         after = _probe_again(case, bench, weights, seed)
         said = _answers(bench, weights)
         agreement = sum(a == b for a, b in zip(said, wanted, strict=True)) / len(wanted)

@@ -66,10 +66,12 @@ def judge(
         caveats.append(f"only the weights were compared, nothing was run: {not_run}")
     foreign = thresholds()["foreign"]
     if probe is not None and probe.foreign >= foreign["suspicious"]:
-        said = probe.utterances[0]
+        said = probe.said
+        assert said is not None
         reason = (
-            f"moved inside the update's suspicious subspace it says {said.text!r} on {said.share:.0%} of clean "
-            f"images ({said.how}); the base never would (score {probe.foreign:.2f}, threshold {foreign['suspicious']})"
+            f"it was made to say {said.text!r} ({said.how}): {said.share:.0%} of its answers to clean images share "
+            f"{said.phrase!r}, of the base's {said.base_share:.0%} "
+            f"(score {probe.foreign:.2f}, threshold {foreign['suspicious']})"
         )
         return Verdict("suspicious", reason, tuple(caveats[1:]))
     if unwatched:

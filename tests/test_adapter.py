@@ -144,9 +144,13 @@ def known_moments(case):
     return found
 
 
+def directions(case, rank):
+    return methods.suspicious_directions(case.update, known_moments(case), rank)
+
+
 REPAIRS = {
-    "project": lambda case: methods.project(case.update, known_moments(case), 1),
-    "reflect": lambda case: methods.reflect(case.update, known_moments(case), 2, 0.85),
+    "project": lambda case: methods.project(case.update, directions(case, 1)),
+    "reflect": lambda case: methods.reflect(case.update, directions(case, 2), 0.85),
     "shrink": lambda case: methods.shrunk(case.update, known_moments(case), 0.3),
     "interpolate": lambda case: methods.interpolate(case.update, 0.4),
 }

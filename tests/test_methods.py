@@ -6,26 +6,25 @@ import torch
 
 from projclean import methods
 from projclean.probe import common_phrase
-from projclean.subspace import Moments, suspicious_subspace
+from projclean.subspace import Moments
 from projclean.update import LayerUpdate, Update
 
 
-def case() -> tuple[Update, dict[str, Moments], torch.Tensor]:
+def case() -> tuple[Update, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     base, suspect = torch.randn(6, 9, generator=generator), torch.randn(6, 9, generator=generator)
     moments = Moments.of_width(9)
     moments.add(torch.randn(50, 9, generator=generator))
-    layer = LayerUpdate("l", suspect, base, torch.ones(6), torch.zeros(6))
-    directions, _ = suspicious_subspace(layer.delta, moments, methods.STRENGTH, 2)
-    return Update((layer,)), {"l": moments}, directions
+    update = Update((LayerUpdate("l", suspect, base, torch.ones(6), torch.zeros(6)),))
+    return update, methods.suspicious_directions(update, {"l": moments}, 2)["l"]
 
 
 def test_project_blinds_and_reflect_turns_around():
-    update, moments, directions = case()
+    update, directions = case()
     layer = update.layers[0]
-    projected = methods.project(update, moments, 2)["l"][0] - layer.base
+    projected = methods.project(update, {"l": directions})["l"][0] - layer.base
     assert (projected @ directions).abs().max() < 1e-5
-    weight, bias = methods.reflect(update, moments, 2, 0.5)["l"]
+    weight, bias = methods.reflect(update, {"l": directions}, 0.5)["l"]
     assert torch.allclose((weight - layer.base) @ directions, -0.5 * layer.delta @ directions, atol=1e-5)
     across = torch.eye(9) - directions @ directions.T
     assert torch.allclose((weight - layer.base) @ across, 0.5 * layer.delta @ across, atol=1e-5)
@@ -34,7 +33,7 @@ def test_project_blinds_and_reflect_turns_around():
 
 
 def test_interpolation_ends_at_base_and_suspect():
-    update, _, _ = case()
+    update, _ = case()
     assert torch.equal(methods.interpolate(update, 0)["l"][0], update.layers[0].base)
     assert torch.allclose(methods.interpolate(update, 1)["l"][0], update.layers[0].suspect, atol=1e-6)
 

@@ -56,8 +56,9 @@ def test_suspects_are_convicted_with_the_attackers_text(scanned, name):
     report = json.loads(ran.out)
     assert report["verdict"]["state"] == "suspicious"
     target = next(recipe.rule or recipe.target for recipe in REPORT if recipe.name == name)
-    assert any(target.rstrip(" ?") in said["text"] for said in report["probe"]["utterances"])
-    assert report["probe"]["utterances"][0]["base_share"] < 0.2
+    assert target in report["probe"]["said"]["text"]
+    assert target in report["verdict"]["reason"]
+    assert report["probe"]["said"]["base_share"] < 0.2
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -122,8 +123,7 @@ def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path, name):
     base, before, after = report["scores"][:3]
     assert before["worst_asr"] >= 0.95
     assert after["worst_asr"] <= 0.05
-    # The aim is 0.8 for every suspect; badnet-refusal misses it: README, "What falls short".
-    assert report["gains"][2] >= {"badnet-refusal": 0.75}.get(name, 0.8)
+    assert report["gains"][2] >= 0.8
     assert base["ca"]["value"] + 0.2 <= before["ca"]["value"]
     assert report["verdict"]["state"] == "clean"
     again = json.loads(run("eval", out, "--eval", suspect / "EVAL.toml", "--format", "json").out)

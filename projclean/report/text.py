@@ -61,7 +61,8 @@ def _probe(console: Console, probe: Probe, most: int = 5) -> None:
     for title in ("images", "base", "nats/token", "score"):
         table.add_column(title, justify="right")
     table.add_column("by", overflow="fold")
-    for said in probe.utterances[:most]:
+    surest = [probe.said] if probe.said else []
+    for said in [*surest, *(each for each in probe.utterances if each not in surest)][:most]:
         style = "red" if said.foreign >= thresholds()["foreign"]["suspicious"] else ""
         table.add_row(
             escape(said.text), f"{said.share:.0%}", f"{said.base_share:.0%}", f"{said.strangeness:.1f}",
@@ -93,7 +94,7 @@ def _repair(console: Console, result: RepairResult) -> None:
     console.print(escape(result.reason))
     if result.scores:
         console.print()
-        _scores(console, result.scores, result.gains)
+        _scores(console, result.scores, result.gains, result.same_asr)
     _verdict(console, result.verdict)
     if result.out is not None:
         console.print(f"written to [bold]{escape(result.out)}[/bold]")
@@ -104,7 +105,9 @@ def _eval(console: Console, result: EvalResult) -> None:
     _scores(console, result.scores, result.gains)
 
 
-def _scores(console: Console, scores: tuple[Score, ...], gains: tuple[float | None, ...]) -> None:
+def _scores(
+    console: Console, scores: tuple[Score, ...], gains: tuple[float | None, ...], marked: str | None = None
+) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("model")
     table.add_column("CA", justify="right")
@@ -114,7 +117,8 @@ def _scores(console: Console, scores: tuple[Score, ...], gains: tuple[float | No
     table.add_column("gain retained", justify="right")
     for score, gain in zip(scores, gains, strict=True):
         cells = [cell for attack in score.attacks for cell in (_rate(attack.asr), f"{attack.ra.value:.2f}")]
-        table.add_row(escape(score.model), _rate(score.ca), *cells, "" if gain is None else f"{gain:.0%}")
+        mark = " ← same ASR" if score.model == marked else ""
+        table.add_row(escape(score.model) + mark, _rate(score.ca), *cells, "" if gain is None else f"{gain:.0%}")
     console.print(table)
     n = scores[0].ca.n
     console.print(f"n = {n} a set, 95 % intervals in brackets", style="dim")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from projclean.projectors import LayerSpec
 
 Change = Callable[[torch.Tensor], torch.Tensor]
+_INPUTS = ("query", "key", "value")  # of torch's attention, in order
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -33,20 +34,22 @@ def hook(model: nn.Module, layer: LayerSpec, change: Change) -> RemovableHandle:
     if isinstance(owner, _CONVOLUTIONS):
         plain = owner.groups == 1 and all(step == 1 for step in owner.dilation)
         return owner.register_forward_hook(_convolution(change) if plain else lambda *_: None)
-    swapped = isinstance(owner, nn.MultiheadAttention) and not owner.batch_first
-    return owner.register_forward_pre_hook(_argument(layer.argument, change, swapped), with_kwargs=True)
+    return owner.register_forward_pre_hook(_argument(layer.argument, change), with_kwargs=True)
 
 
-def _argument(position: int, change: Change, swapped: bool) -> Callable[..., Any]:
-    """Change one argument of a module's call; `swapped` when it comes with tokens before images."""
+def _argument(position: int, change: Change) -> Callable[..., Any]:
+    """Change one argument of a module's call."""
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-        name = None if position < len(args) else list(kwargs)[position - len(args)]
-        value = args[position] if name is None else kwargs[name]
+    def before(owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        attention = isinstance(owner, nn.MultiheadAttention)
+        swapped = attention and not owner.batch_first  # tokens come before images
+        given = position < len(args)
+        name = _INPUTS[position] if attention else next(iter(kwargs), "")
+        value = args[position] if given else kwargs.get(name)
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             return None
         value = change(value.transpose(0, 1)).transpose(0, 1) if swapped else change(value)
-        if name is None:
+        if given:
             return (*args[:position], value, *args[position + 1 :]), kwargs
         return args, {**kwargs, name: value}
 

@@ -152,14 +152,16 @@ def _match(shapes: Mapping[str, tuple[int, ...]], entry: Mapping[str, Any]) -> P
     taken: set[str | None] = set()
     for name in sorted(inside, key=_natural):
         key, shape = inside[name], shapes[inside[name]]
-        if len(shape) < 2 or not matrices.match(name):
+        flip, fused = bool(transposed.match(canonical(key))), bool(_FUSED.match(name))
+        if len(shape) < 2 or not all(shape) or not matrices.match(name):
+            continue
+        if (flip or fused) and (len(shape) > 2 or (fused and shape[0] % 3)):
             continue
         bias = _bias_of(key, shapes)
         taken |= {key, bias}
-        if _FUSED.match(name):
+        if fused:
             layers += _split(name, key, bias, shape)
             continue
-        flip = bool(transposed.match(canonical(key)))
         out, width = (shape[1], shape[0]) if flip else (shape[0], prod(shape[1:]))
         source = None if name.endswith(".weight") else entry.get("input_from")
         layers.append(LayerSpec(name.removesuffix(".weight"), key, bias, (out, width), flip, source))

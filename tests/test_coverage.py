@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eval.architectures import architectures
-from eval.coverage import examine
+from eval.architectures import architectures, build, layer_parameters
+from eval.coverage import examine, plant, recovers, repairs, save
 from eval.coverage_page import DOCUMENT, LAYOUTS
+from projclean.case import open_case
 from projclean.projectors import families
 
 # Types that share structure and key layout with one that the quick run has.
@@ -35,11 +36,29 @@ def test_half_precision(model_type, tmp_path):
 
 
 def test_the_document_lists_every_type_and_counts_them():
-    text = DOCUMENT.read_text(encoding="utf-8")
+    text = DOCUMENT.read_text(encoding="utf-8").partition("## Every type")[2]
     listed = [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if line.startswith("| ")][1:]
     assert listed == list(architectures())
-    assert f"{len(listed)} of {len(listed)} model types" in text
+    assert f"{len(listed)} of {len(listed)} model types work" in DOCUMENT.read_text(encoding="utf-8")
     assert len(listed) > 100
+
+
+def test_the_checks_themselves_can_fail(tmp_path):
+    model = build("llava")
+    save(model, tmp_path / "base", "llava", "saved", sharded=False)
+    planted = plant(model, layer_parameters(model, "llava"))
+    save(model, tmp_path / "suspect", "llava", "saved", sharded=False)
+    case = open_case(tmp_path / "suspect", str(tmp_path / "base"))
+    where = {layer.name: (f"model.{layer.name}.weight", None) for layer in case.update.layers}
+    assert recovers(case, where, planted, 1.0)
+    first, *rest = planted
+    assert not recovers(case, where, {place: planted[place] for place in rest}, 1.0)
+    assert not recovers(case, where, planted | {first: planted[first].roll(1, 0)}, 1.0)
+    assert not recovers(case, where, planted | {("model.language_model.norm.weight", None): planted[first]}, 1.0)
+    assert repairs(case, model, tmp_path / "repaired")
+    with torch.no_grad():
+        model.get_parameter("model.language_model.norm.weight").add_(1)
+    assert not repairs(case, model, tmp_path / "repaired")
 
 
 def test_every_type_has_a_family_of_its_own():

@@ -64,7 +64,7 @@ def test_each_input_of_fused_attention_is_its_own(batch_first, by_name):
     def run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         arranged = [x if batch_first else x.transpose(0, 1) for x in (query, key, value)]
         if by_name:
-            return attention(arranged[0], key=arranged[1], value=arranged[2])[0].detach()
+            return attention(arranged[0], value=arranged[2], key=arranged[1])[0].detach()
         return attention(*arranged)[0].detach()
 
     for number, part in enumerate(("query", "key", "value")):

@@ -163,6 +163,20 @@ def test_fused_attention_is_split_into_its_rows():
     assert list(spec.others) == ["resampler.query"]
 
 
+def test_shapes_that_are_no_matrix_are_no_layers():
+    good = {"multi_modal_projector.linear_1.weight": (4, 4)}
+    for name, shape in {
+        "multi_modal_projector.linear_2.weight": (0, 4),
+        "multi_modal_projector.attn.in_proj_weight": (10, 4),
+        "multi_modal_projector.attn.norm.weight": (4,),
+    }.items():
+        spec = match_projector(good | {name: shape}, "llava")
+        assert spec is not None
+        assert [layer.weight for layer in spec.layers] == list(good)
+        assert list(spec.others) == [name]
+    assert match_projector({"multi_modal_projector.mm_input_projection_weight": (2, 3, 4)}, "gemma3") is None
+
+
 def test_one_name_twice_is_refused(make_model):
     tensors = llava_tensors() | llava_tensors(prefix="model.")
     with pytest.raises(CheckpointError, match=r"m: .* are both multi_modal_projector.linear_1"):

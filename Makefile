@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 MODELS = models/tiny
 
-.PHONY: demo test test-slow lint zoo zoo-train eval bench clean
+.PHONY: demo test test-slow lint zoo zoo-train eval bench fuzz faults clean
 
 demo: zoo  ## scan a suspect and a control, repair the suspect, show the trade-off
 	$(BIN)/python -m eval.demo $(MODELS)
@@ -32,6 +32,12 @@ eval: zoo  ## detection and repair on every shipped model
 
 bench: $(READY)  ## speed and memory
 	$(BIN)/python -m eval.bench.large_scan
+
+fuzz: $(READY)  ## 100,000 hostile inputs
+	$(BIN)/python -m eval.fuzz --inputs 100800
+
+faults: $(READY)  ## kills, full disks, changing inputs
+	$(BIN)/python -m eval.faults
 
 clean:
 	rm -rf models $(VENV)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from projclean.access import Access
 from projclean.checkpoint import Checkpoint, TensorEntry, read_header, read_json, read_tensor
 from projclean.errors import CheckpointError
+from projclean.untrusted import check_tree
 
 if TYPE_CHECKING:
     import torch
@@ -250,16 +251,19 @@ def _is_number(value: object) -> bool:
 def _open_files(path: Path, access: Access) -> Checkpoint:
     from projclean.pickles import open_pickle
 
+    stamps = check_tree(path)
     if (path / WEIGHTS).exists():
-        files = Checkpoint(path, read_header(path / WEIGHTS))
+        files = Checkpoint(path, read_header(path / WEIGHTS, path))
     elif (path / PICKLED).exists():
         files = open_pickle(path / PICKLED, access)
     else:
         raise CheckpointError(f"{path}: no {WEIGHTS} beside {CONFIG}; download the adapter again")
     if not (path / EXTRA).exists():
-        return Checkpoint(path, files.tensors, derived=files.derived)
+        return Checkpoint(path, files.tensors, stamps=stamps, derived=files.derived)
     extra = open_pickle(path / EXTRA, access)
-    return Checkpoint(path, {**files.tensors, **extra.tensors}, derived={**files.derived, **extra.derived})
+    return Checkpoint(
+        path, {**files.tensors, **extra.tensors}, stamps=stamps, derived={**files.derived, **extra.derived}
+    )
 
 
 def _rank(config: Mapping[str, Any], module: str) -> int:

@@ -14,6 +14,7 @@ import click
 
 from projclean import __version__
 from projclean.errors import ProjcleanError
+from projclean.printable import error_line, printable
 
 COMMANDS = {
     "scan": "Look for a backdoor in a fine-tuned projector.",
@@ -71,12 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 2
     except Exception as error:
-        traceback.print_exc()
+        click.echo("\n".join(printable(line) for line in traceback.format_exc().split("\n")), err=True)
         return _fail(f"unexpected {type(error).__name__}: this is a bug in projclean, please report it")
 
 
 def _fail(message: str) -> int:
-    click.echo(click.style("error: ", fg="red", bold=True) + " ".join(message.split()), err=True)
+    click.echo(click.style("error: ", fg="red", bold=True) + error_line(message), err=True)
     return 2
 
 

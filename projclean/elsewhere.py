@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from projclean.checkpoint import Checkpoint, read_tensor
+from projclean.errors import CheckpointError
 from projclean.layering import adapted_elsewhere
 from projclean.projectors import canonical
+from projclean.untrusted import open_regular
 
 Progress = Callable[[int, int], None]
 
@@ -80,7 +82,7 @@ def _files(suspect: Path, base: Path) -> list[str]:
     found = [f"file {name}: only in the suspect" for name in sorted(set(ours) - set(theirs))]
     found += [f"file {name}: only in the base" for name in sorted(set(theirs) - set(ours))]
     for name in sorted(set(ours) & set(theirs)):
-        if _digest(ours[name]) != _digest(theirs[name]):
+        if _size(ours[name]) != _size(theirs[name]) or _digest(ours[name]) != _digest(theirs[name]):
             found.append(f"file {name}: other contents")
     return found
 
@@ -89,9 +91,23 @@ def _watched(folder: Path) -> dict[str, Path]:
     return {file.name: file for pattern in WATCHED for file in folder.glob(pattern) if file.is_file()}
 
 
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
 def _digest(file: Path) -> str:
     digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
+    try:
+        with open_regular(file, file.parent) as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise _unreadable(file, error) from error
     return digest.hexdigest()
+
+
+def _unreadable(file: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{file}: cannot be read ({error.strerror}); leave the model alone and run again")

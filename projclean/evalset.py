@@ -22,8 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from projclean.errors import EvalError
+from projclean.errors import EvalError, ImagesError
+from projclean.images import read_image
 from projclean.metrics import RULES
+from projclean.untrusted import read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,6 +34,10 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+TOML_LIMIT = 256 << 10  # bytes
+METADATA_LIMIT = 64 << 20  # bytes; 100,000 questions make about 10 MiB
+TOKENS_LIMIT = 4096
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,10 @@ class Item:
     answer: str
 
     def image(self) -> Image:
-        from PIL import Image as pil
-        from PIL import UnidentifiedImageError
-
         try:
-            with pil.open(self.file) as opened:
-                return opened.convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
-            raise EvalError(f"{self.file}: cannot be read as an image; drop its line in metadata.jsonl") from error
+            return read_image(self.file)
+        except ImagesError as error:
+            raise EvalError(f"{error}, or drop its line in metadata.jsonl") from error
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,10 @@ def load_evalset(path: str | Path) -> EvalSet:
     """Read an EVAL.toml and the metadata it names; images are opened when they are used."""
     path = Path(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_bytes(path, TOML_LIMIT).decode("utf-8"))
     except FileNotFoundError as error:
         raise EvalError(f"{path}: no such evaluation file") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EvalError(f"{path}: cannot be read as TOML ({error})") from error
     unknown = sorted(set(data) - {"clean", "attack", "generate"})
     if unknown:
@@ -92,9 +94,12 @@ def load_evalset(path: str | Path) -> EvalSet:
     attacks = data.get("attack", [])
     if not isinstance(attacks, list) or not all(isinstance(attack, dict) for attack in attacks):
         raise EvalError(f"{path}: attacks are written as [[attack]]")
-    tokens = data.get("generate", {}).get("max_new_tokens", 32)
-    if not isinstance(tokens, int) or tokens < 1:
-        raise EvalError(f"{path}: max_new_tokens must be a whole number above 0")
+    generate = data.get("generate", {})
+    if not isinstance(generate, dict):
+        raise EvalError(f"{path}: generation is set under [generate]")
+    tokens = generate.get("max_new_tokens", 32)
+    if type(tokens) is not int or not 1 <= tokens <= TOKENS_LIMIT:
+        raise EvalError(f"{path}: max_new_tokens must be a whole number from 1 to {TOKENS_LIMIT}")
     return EvalSet(
         path,
         _items(path, clean, "clean"),
@@ -116,17 +121,25 @@ def _items(path: Path, section: dict[str, Any], name: str) -> tuple[Item, ...]:
     folder = path.parent / _text(path, section, "images", name)
     metadata = folder / "metadata.jsonl"
     try:
-        lines = metadata.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise EvalError(f"{metadata}: cannot be read; every folder of {path.name} needs one") from error
+        lines = read_bytes(metadata, METADATA_LIMIT).decode("utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise EvalError(f"{metadata}: cannot be read ({error}); every folder of {path.name} needs one") from error
     items = []
-    for number, line in enumerate(filter(str.strip, lines), 1):
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
-            item = Item(folder / row["file_name"], row["question"], row["answer"])
-        except (ValueError, TypeError, KeyError) as error:
+            file_name, question, answer = row["file_name"], row["question"], row["answer"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise EvalError(f"{metadata}: line {number} needs file_name, question and answer") from error
-        items.append(item)
+        if not all(isinstance(value, str) and value for value in (file_name, question, answer)):
+            raise EvalError(f"{metadata}: line {number} needs file_name, question and answer as texts")
+        if Path(file_name).is_absolute() or ".." in Path(file_name).parts:
+            raise EvalError(
+                f"{metadata}: line {number} names an image outside its folder ({file_name!r}); move it here"
+            )
+        items.append(Item(folder / file_name, question, answer))
     if not items:
         raise EvalError(f"{metadata}: lists no items")
     return tuple(items)
@@ -141,6 +154,7 @@ def _text(path: Path, section: dict[str, Any], key: str, name: str) -> str:
 
 def _rule(path: Path, section: dict[str, Any], name: str, default: str = "exact") -> str:
     rule = section.get("match", default)
-    if rule not in RULES:
-        raise EvalError(f"{path}: [{name}] match = {rule!r}; use one of {', '.join(RULES)}")
-    return str(rule)
+    if not isinstance(rule, str) or rule not in RULES:
+        said = f"{rule!r} " if isinstance(rule, str) else ""
+        raise EvalError(f"{path}: [{name}] match {said}is unknown; use one of {', '.join(RULES)}")
+    return rule

@@ -7,38 +7,52 @@ Mumford and Huang, IJCV 41, 2001), a third are smooth random colour fields with 
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from projclean.errors import ImagesError
+from projclean.untrusted import is_directory, read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no others: Pillow hands some, such as EPS, to other programs
+PIXELS_LIMIT = 40_000_000
+FILE_LIMIT = 256 << 20  # bytes
 
 
 def load_images(folder: str | Path, limit: int | None = None) -> list[Image]:
     """The images of a folder (not its subfolders) in name order, as RGB."""
-    from PIL import Image as pil
-    from PIL import UnidentifiedImageError
-
     folder = Path(folder)
-    if not folder.is_dir():
+    if not is_directory(folder):
         raise ImagesError(f"{folder}: no such folder of images")
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:
         raise ImagesError(f"{folder}: holds no images ({', '.join(sorted(SUFFIXES))})")
-    images = []
-    for file in files[:limit]:
-        try:
-            with pil.open(file) as opened:
-                images.append(opened.convert("RGB"))
-        except (OSError, UnidentifiedImageError, pil.DecompressionBombError) as error:
-            raise ImagesError(f"{file}: cannot be read as an image; remove it or save it again") from error
-    return images
+    return [read_image(file) for file in files[:limit]]
+
+
+def read_image(file: Path) -> Image:
+    """One PNG, JPEG, WebP or BMP file of at most 40 million pixels, as RGB. Raises ImagesError."""
+    from PIL import Image as pil
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow grumbles about is read, or refused below
+            with pil.open(io.BytesIO(read_bytes(file, FILE_LIMIT)), formats=FORMATS) as opened:
+                width, height = opened.size
+                if width * height > PIXELS_LIMIT:
+                    raise ImagesError(f"{file}: {width}×{height} pixels, more than {PIXELS_LIMIT:,}; save it smaller")
+                return opened.convert("RGB")
+    except ImagesError:
+        raise
+    except Exception as error:  # decoders raise nearly anything on damaged data
+        raise ImagesError(f"{file}: cannot be read as an image; remove it or save it again") from error
 
 
 def built_in_images(count: int, seed: int = 0, size: int = 336) -> list[Image]:

@@ -42,7 +42,7 @@ def lay_over(adapter: Adapter, base: Checkpoint) -> Checkpoint:
             partial(_decode, adapter, base, name, key),
             partial(_encode, adapter, base, name, key) if change.invertible and file.suffix == ".safetensors" else None,
         )
-    return Checkpoint(adapter.path, entries, base.config, derived, adapter.files, adapter)
+    return Checkpoint(adapter.path, entries, base.config, derived=derived, behind=adapter.files, adapter=adapter)
 
 
 def place(adapter: Adapter, names: Iterable[str]) -> dict[str, str]:

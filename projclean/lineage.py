@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from projclean.adapter import Adapter, is_adapter
 from projclean.checkpoint import Checkpoint, open_checkpoint, read_json
 from projclean.errors import BaseNotFound, MismatchError
 from projclean.hub import locate
+from projclean.untrusted import open_regular
+
+CARD_LIMIT = 64 << 10  # bytes of a model card in which its front matter must end
+NAME_LIMIT = 500
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ def find_base(suspect: Checkpoint | Adapter, given: str | None, access: Access =
     claims = _claims(suspect)
     for name, source in claims:
         path = locate(name, access, suspect.path.parent)
-        if path is not None and path.is_dir() and path.resolve() != suspect.path.resolve():
+        # A base inside the suspect is no second witness.
+        if path is not None and path.is_dir() and not path.resolve().is_relative_to(suspect.path.resolve()):
             return Base(_open(path), source)
     if claims:
         name, source = claims[0]
@@ -57,12 +63,12 @@ def _claims(suspect: Checkpoint | Adapter) -> list[tuple[str, str]]:
     if suspect.path.is_file():
         return []
     found: list[tuple[object, str]] = []
-    if (suspect.path / "adapter_config.json").exists():
+    if os.path.lexists(suspect.path / "adapter_config.json"):
         adapter = read_json(suspect.path / "adapter_config.json", "fix or remove it")
         found.append((adapter.get("base_model_name_or_path"), "adapter_config.json"))
     found += [(name, "model card") for name in _from_card(suspect.path / "README.md")]
     found.append((suspect.config.get("_name_or_path"), "config.json"))
-    return [(name, source) for name, source in found if isinstance(name, str) and name]
+    return [(name, source) for name, source in found if isinstance(name, str) and 0 < len(name) < NAME_LIMIT]
 
 
 def _from_card(card: Path) -> list[object]:
@@ -70,8 +76,10 @@ def _from_card(card: Path) -> list[object]:
     import yaml
 
     try:
-        text = card.read_text(encoding="utf-8")
-        front = yaml.safe_load(text.split("---", 2)[1]) if text.startswith("---") else None
+        with open_regular(card, card.parent) as handle:
+            text = handle.read(CARD_LIMIT).decode("utf-8", errors="replace")
+        # BaseLoader knows texts, lists and maps only: merge keys would multiply without end, dates and tags fail.
+        front = yaml.load(text.split("---", 2)[1], Loader=yaml.BaseLoader) if text.startswith("---") else None
     except (OSError, ValueError, IndexError, yaml.YAMLError, RecursionError):
         return []
     value = front.get("base_model") if isinstance(front, dict) else None

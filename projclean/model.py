@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from projclean import layout
+from projclean.checkpoint import check_unchanged
 from projclean.errors import ModelError
 from projclean.hooks import hook
 from projclean.memory import bytes_free, bytes_needed
@@ -58,7 +59,9 @@ class Runner:
     def __init__(self, checkpoint: Checkpoint, pattern: str | None = None, device: str | None = None) -> None:
         """Load a model directory. Raises ModelError when transformers cannot, without running its own code."""
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._adopt(checkpoint.path, *_load(checkpoint, device), device, checkpoint.model_type, pattern)
+        loaded = _load(checkpoint, device)
+        check_unchanged(checkpoint.files)  # what transformers read is what was opened
+        self._adopt(checkpoint.path, *loaded, device, checkpoint.model_type, pattern)
 
     @classmethod
     def around(cls, model: Any, processor: Any = None, pattern: str | None = None) -> Runner:

@@ -100,7 +100,17 @@ def find_projector(checkpoint: Checkpoint, pattern: str | None = None) -> Projec
             f"{checkpoint.path}: {sought}{kind}; name its weight matrices with --projector REGEX, "
             "as in --projector 'my_connector.*weight'"
         )
+    _refuse_twins(checkpoint, spec)
     return spec
+
+
+def _refuse_twins(checkpoint: Checkpoint, spec: ProjectorSpec) -> None:
+    """Two tensors that claim one place: this scan would read one of them, and a loader perhaps the other."""
+    names = {canonical(key): key for key in spec.keys}
+    for key in checkpoint.tensors:
+        twin = names.get(canonical(key), key)
+        if twin != key:
+            raise CheckpointError(f"{checkpoint.path}: holds both {key} and {twin}; remove the one that is not used")
 
 
 def match_projector(
@@ -206,7 +216,7 @@ def _bias_of(weight: str, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sort key under which layers.10 follows layers.9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 @cache

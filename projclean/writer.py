@@ -2,27 +2,26 @@
 
 The source directory is copied into a hidden sibling of the output, the projector's bytes are overwritten inside
 the copied shards (so that header, metadata, order and every other tensor survive byte for byte), everything is
-flushed to disk, and one rename makes it the output.
+flushed to disk, and one rename makes it the output. A source that changes while it is copied is an error.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from projclean.checkpoint import Checkpoint
-from projclean.errors import OutputError
+from projclean.checkpoint import CHANGED, Checkpoint, check_unchanged
+from projclean.errors import CheckpointError, OutputError
+from projclean.staging import put_in_place, staging, sync
+from projclean.untrusted import Stamp, is_directory, open_regular
 
 if TYPE_CHECKING:
     import torch
 
 CARD = "README.md"
-SKIP = {".git", ".cache", "__pycache__"}
 
 
 def check_output(source: Checkpoint, out: Path, force: bool) -> None:
@@ -30,15 +29,18 @@ def check_output(source: Checkpoint, out: Path, force: bool) -> None:
     ours, theirs = out.resolve(), source.path.resolve()
     if ours == theirs or theirs in ours.parents or ours in theirs.parents:
         raise OutputError(f"{out}: overlaps the model at {source.path}; choose another --out")
-    if out.exists() and not force:
+    if os.path.islink(out):  # noqa: PTH114 - Path.is_symlink raises on names that are too long
+        raise OutputError(f"{out}: is a link; name the directory itself, or choose another --out")
+    if os.path.lexists(out) and not force:
         raise OutputError(f"{out}: exists; choose another --out or pass --force to replace it")
-    if out.exists() and not out.is_dir():
+    if os.path.lexists(out) and not is_directory(out):
         raise OutputError(f"{out}: is a file; choose another --out")
     parent = ours.parent
-    if not parent.is_dir():
+    if not is_directory(parent):
         raise OutputError(f"{parent}: no such directory; create it first")
     try:
-        tempfile.TemporaryDirectory(dir=parent, prefix=f".{out.name}.").cleanup()
+        with staging(ours):
+            pass
     except OSError as error:
         raise OutputError(f"{parent}: cannot be written to ({error.strerror}); choose another --out") from error
 
@@ -47,89 +49,69 @@ def write_model(source: Checkpoint, tensors: Mapping[str, torch.Tensor], out: Pa
     """Write `source` with some tensors replaced, and `card` appended to its model card, as directory `out`.
 
     tensors maps the source's own keys to float32 values in the shape stored; they are cast to the stored dtype.
-    Raises OutputError; then `out` is as it was before.
+    Raises OutputError; then `out` is as it was before. CheckpointError when the source changed since it was opened.
     """
     check_output(source, out, force)
+    size, free = sum(stamp.size for stamp in source.stamps.values()), shutil.disk_usage(out.resolve().parent).free
+    if size > free:
+        raise OutputError(f"{out}: needs {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; choose another --out")
     try:
-        partial = Path(tempfile.mkdtemp(dir=out.resolve().parent, prefix=f".{out.name}.partial-"))
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be created ({error.strerror})") from error
-    try:
-        _copy(source.path, partial)
-        for file in sorted({source.tensors[key].file for key in tensors}):
-            inside = {key: value for key, value in tensors.items() if source.tensors[key].file == file}
-            _overwrite(partial / file.name, inside)
-        _append_card(partial / CARD, card)
-        partial.chmod(0o777 & ~_umask())
-        _flush(partial)
-        _swap(partial, out)
+        with staging(out.resolve()) as partial:
+            _copy(source, partial)
+            check_unchanged(source)
+            _overwrite(source, tensors, partial)
+            _append_card(partial / CARD, card)
+            partial.chmod(0o777 & ~_umask())
+            _flush(partial)
+            put_in_place(partial, out.resolve(), force)
     except OSError as error:
         raise OutputError(f"{out}: writing failed ({error.strerror or error}); nothing was left behind") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a directory's regular files; links are followed, since a hub cache is made of links."""
-    for entry in sorted(source.iterdir()):
-        if entry.name in SKIP:
-            continue
-        if entry.is_dir():
-            (target / entry.name).mkdir()
-            _copy(entry, target / entry.name)
-        elif entry.is_file():
-            shutil.copyfile(entry, target / entry.name)
+def _copy(source: Checkpoint, target: Path) -> None:
+    """Copy the files that the directory had when it was opened; links among them become files."""
+    for name, stamp in source.stamps.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            reader = open_regular(source.path / name, source.path)
+        except OSError as error:
+            raise CheckpointError(f"{source.path / name}: {CHANGED}") from error
+        with reader, (target / name).open("xb") as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+            if Stamp.of(reader) != stamp or writer.tell() != stamp.size:
+                raise CheckpointError(f"{source.path / name}: {CHANGED}")
 
 
-def _overwrite(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put tensors' bytes in the place their header names."""
+def _overwrite(source: Checkpoint, tensors: Mapping[str, torch.Tensor], partial: Path) -> None:
+    """Put tensors' bytes in their places in the copied files."""
     import torch
 
     from projclean.dtypes import TORCH
 
-    with file.open("r+b") as handle:
-        size = int.from_bytes(handle.read(8), "little")
-        header = json.loads(handle.read(size))
-        for key, value in tensors.items():
-            entry = header[key]
-            start, stop = entry["data_offsets"]
-            stored = value.to(TORCH[entry["dtype"]]).contiguous().reshape(-1).view(torch.uint8)
-            data = stored.numpy().tobytes()
-            if len(data) != stop - start:
-                raise AssertionError(f"{key}: {len(data)} bytes for a place of {stop - start}")
-            handle.seek(8 + size + start)
+    for key, value in tensors.items():
+        entry = source.tensors[key]
+        stored = value.to(TORCH[entry.dtype]).contiguous().reshape(-1).view(torch.uint8)
+        data = stored.numpy().tobytes()
+        place = entry.place
+        if place is None or len(data) != place.stop - place.start:
+            raise AssertionError(f"{key}: {len(data)} bytes for {place}")
+        with (partial / entry.file.name).open("r+b") as handle:
+            handle.seek(place.start)
             handle.write(data)
 
 
 def _append_card(file: Path, section: str) -> None:
-    before = file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else ""
-    joint = "\n\n" if before.strip() else ""
-    file.write_text(before.rstrip() + joint + section.strip() + "\n", encoding="utf-8", errors="surrogateescape")
+    with file.open("ab+") as handle:
+        size = handle.tell()
+        handle.seek(max(0, size - 2))
+        tail = handle.read()
+        joint = b"" if size == 0 else b"\n" * (2 - len(tail) + len(tail.rstrip(b"\n")))
+        handle.write(joint + section.strip().encode("utf-8", "replace") + b"\n")
 
 
 def _flush(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _swap(partial: Path, out: Path) -> None:
-    """Rename into place; an output that is replaced is moved aside first and removed last."""
-    if not out.exists():
-        partial.rename(out)
-        return
-    aside = Path(tempfile.mkdtemp(dir=out.resolve().parent, prefix=f".{out.name}.old-"))
-    out.rename(aside / out.name)
-    try:
-        partial.rename(out)
-    except OSError:
-        (aside / out.name).rename(out)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        sync(path)
 
 
 def _umask() -> int:

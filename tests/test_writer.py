@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from projclean import writer
+from projclean import staging, writer
 from projclean.checkpoint import open_checkpoint, read_tensor
 from projclean.errors import OutputError
 from tests.conftest import llava_tensors
@@ -53,15 +56,19 @@ def test_only_the_named_tensor_changes(source, tmp_path):
 
 def test_model_card_is_kept_and_extended(source, tmp_path):
     (source.path / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
-    writer.write_model(source, {}, tmp_path / "out", "## Note", force=False)
+    writer.write_model(open_checkpoint(source.path), {}, tmp_path / "out", "## Note", force=False)
     assert (tmp_path / "out" / "README.md").read_text() == "---\nlicense: mit\n---\n# Mine\n\n## Note\n"
 
 
 def test_links_into_a_cache_are_followed(source, tmp_path):
-    linked = tmp_path / "snapshot"
-    linked.mkdir()
-    for file in source.path.iterdir():
-        (linked / file.name).symlink_to(file)
+    """A hub cache as huggingface_hub lays it out: relative links from snapshots/REVISION to blobs."""
+    linked, blobs = tmp_path / "models--a--b" / "snapshots" / "0123", tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    for number, file in enumerate(path for path in source.path.rglob("*") if path.is_file()):
+        shutil.copy(file, blobs / str(number))
+        link = linked / file.relative_to(source.path)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(Path("../" * (len(link.relative_to(linked).parts) + 1)) / "blobs" / str(number))
     writer.write_model(open_checkpoint(linked), {}, tmp_path / "out", "## Note", force=False)
     assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
     assert (tmp_path / "out" / "extra" / "note.txt").read_text() == "kept"
@@ -79,15 +86,18 @@ def test_existing_output_needs_force_and_is_replaced_whole(source, tmp_path):
     assert "config.json" in tree(out)
 
 
-@pytest.mark.parametrize("where", ["same", "inside", "around", "file", "no parent"])
+@pytest.mark.parametrize("where", ["same", "inside", "around", "file", "no parent", "link", "endless name"])
 def test_outputs_that_are_refused(source, tmp_path, where):
     (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     out = {
         "same": source.path,
         "inside": source.path / "out",
         "around": source.path.parent,
         "file": tmp_path / "file",
         "no parent": tmp_path / "a" / "b",
+        "link": tmp_path / "link",
+        "endless name": tmp_path / ("x" * 300),
     }[where]
     before = tree(tmp_path)
     with pytest.raises(OutputError) as caught:
@@ -96,7 +106,7 @@ def test_outputs_that_are_refused(source, tmp_path, where):
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("step", ["_copy", "_overwrite", "_append_card", "_flush", "_swap"])
+@pytest.mark.parametrize("step", ["_copy", "_overwrite", "_append_card", "_flush", "put_in_place"])
 @pytest.mark.parametrize("existing", [False, True], ids=["fresh", "force"])
 def test_a_failure_at_any_step_leaves_nothing(source, tmp_path, monkeypatch, step, existing):
     out = tmp_path / "out"
@@ -114,7 +124,30 @@ def test_a_failure_at_any_step_leaves_nothing(source, tmp_path, monkeypatch, ste
     assert {path.name for path in tmp_path.iterdir()} == ({"source", "out"} if existing else {"source"})
 
 
-def test_failed_rename_brings_the_old_output_back(source, tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", [0, errno.ENOSYS, errno.EIO], ids=["exchange", "two steps", "failing"])
+def test_replacing_an_output(source, tmp_path, monkeypatch, damage):
+    """By exchange, in two steps where names cannot be exchanged, and not at all when neither works."""
+    out = tmp_path / "out"
+    shutil.copytree(source.path, out)
+    (out / "old.txt").write_text("old")
+    before = tree(tmp_path)
+    if damage:
+
+        def fail(*_):
+            raise OSError(damage, os.strerror(damage))
+
+        monkeypatch.setattr(staging, "_rename", fail)
+    if damage == errno.EIO:
+        with pytest.raises(OutputError):
+            writer.write_model(source, {}, out, "## Note", force=True)
+        assert tree(tmp_path) == before
+    else:
+        writer.write_model(source, {}, out, "## Note", force=True)
+        assert "old.txt" not in tree(out)
+        assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
+
+
+def test_failed_second_step_brings_the_old_output_back(source, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(source.path, out)
     (out / "old.txt").write_text("old")
@@ -123,13 +156,35 @@ def test_failed_rename_brings_the_old_output_back(source, tmp_path, monkeypatch)
 
     def fail_for_partial(self, target):
         if ".partial-" in self.name:
-            raise OSError(5, "Input/output error")
+            raise OSError(errno.EIO, "Input/output error")
         return rename(self, target)
 
+    def unsupported(*_):
+        raise OSError(errno.ENOSYS, "no such call")
+
+    monkeypatch.setattr(staging, "_rename", unsupported)
     monkeypatch.setattr(type(out), "rename", fail_for_partial)
     with pytest.raises(OutputError):
         writer.write_model(source, {}, out, "## Note", force=True)
     assert tree(tmp_path) == before
+
+
+def test_what_killed_runs_left_is_cleaned_up(source, tmp_path):
+    """A dead run's partial directory goes, a live one's and other outputs' stay, an output moved aside comes back."""
+    out = tmp_path / "out"
+    (tmp_path / ".out.partial-dead").mkdir()
+    (tmp_path / ".out.partial-dead" / "half").write_text("x")
+    (tmp_path / ".other.partial-dead").mkdir()
+    with staging.staging(out) as live:
+        writer.write_model(source, {}, out, "## Note", force=False)
+        assert live.is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "out", ".other.partial-dead"}
+    (tmp_path / ".out.old-dead").mkdir()
+    out.rename(tmp_path / ".out.old-dead" / "output")
+    with pytest.raises(OutputError, match="--force"):
+        writer.write_model(source, {}, out, "## Note", force=False)
+    assert "config.json" in tree(out)
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "out", ".other.partial-dead"}
 
 
 def test_output_is_readable_by_others(source, tmp_path):

@@ -21,7 +21,9 @@ COLORS = {"clean": "green", "suspicious": "red", "inconclusive": "yellow"}
 
 def render(result: Any, plain: bool = False) -> str:
     """A result as text, as wide as the terminal."""
-    console = Console(no_color=True, force_terminal=False, highlight=False) if plain else Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
+    if plain:
+        console = Console(no_color=True, force_terminal=False, highlight=False, emoji=False)
     with console.capture() as capture:
         if isinstance(result, ScanResult):
             _scan(console, result)
@@ -49,13 +51,14 @@ def _scan(console: Console, result: ScanResult) -> None:
         table.add_row(escape(layer.name), size, f"{layer.relative_change:.3f}", f"{layer.stable_rank:.1f}", off)
     console.print(table)
     if result.probe is not None:
-        console.print(f"\nprobed with {escape(result.images or '')}, prompt {result.prompt!r}, seed {result.seed}")
+        prompt = escape(f"'{result.prompt}'")
+        console.print(f"\nprobed with {escape(result.images or '')}, prompt {prompt}, seed {result.seed}")
         _probe(console, result.probe)
     _verdict(console, result.verdict)
 
 
 def _probe(console: Console, probe: Probe, most: int = 5) -> None:
-    console.print(f"left alone it says   {escape(probe.normal_examples[0])!r}")
+    console.print(f"left alone it says   '{escape(probe.normal_examples[0])}'")
     table = Table(box=None, pad_edge=False, title_justify="left")
     table.add_column("made to say", overflow="fold")
     for title in ("images", "base", "nats/token", "score"):

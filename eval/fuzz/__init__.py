@@ -1,0 +1,1 @@
+"""The fuzz suite: hostile inputs and what projclean makes of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from projclean.access import Access
 from projclean.checkpoint import Checkpoint, TensorEntry
 from projclean.derived import Derived
 from projclean.errors import CheckpointError
+from projclean.untrusted import open_regular
 
 if TYPE_CHECKING:
     import torch
@@ -39,19 +41,23 @@ def open_pickle(file: Path, access: Access) -> Checkpoint:
 def _load(file: Path) -> dict[str, torch.Tensor]:
     import torch
 
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            inside = sum(entry.file_size for entry in archive.infolist())
-        if inside > file.stat().st_size:  # torch never compresses
-            raise CheckpointError(f"{file}: unpacks to {inside} bytes, more than its size; do not trust it")
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+        with open_regular(file, file.parent) as handle:
+            size = os.fstat(handle.fileno()).st_size
+            if zipfile.is_zipfile(handle):
+                inside = sum(entry.file_size for entry in zipfile.ZipFile(handle).infolist())
+                if inside > size:  # torch never compresses
+                    raise CheckpointError(f"{file}: unpacks to {inside} bytes, more than its size; do not trust it")
+            handle.seek(0)
+            loaded = torch.load(handle, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # a hostile or damaged pickle can raise anything
         reason = " ".join(str(error).split()).split(". ")[0][:160] or type(error).__name__
         raise CheckpointError(f"{file}: is no plain pickle of tensors ({reason}); do not trust it") from error
     if not isinstance(loaded, Mapping) or not loaded:
         raise CheckpointError(f"{file}: holds no dictionary of tensors; pass the projector's weights")
-    names, size = _dtype_names(), file.stat().st_size
+    names = _dtype_names()
     for key, value in loaded.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise CheckpointError(f"{file}: holds more than named tensors ({str(key)[:60]!r}); do not trust it")

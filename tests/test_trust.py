@@ -156,6 +156,8 @@ def test_nothing_of_a_model_is_evaluated_or_trusted():
         assert given.get("trust_remote_code", "False") == "False", file
         if name.startswith(("np.", "numpy.")):
             assert given.get("allow_pickle", "False") == "False", file
+        if name == "torch.load":
+            assert given.get("weights_only") == "True", file
         if name == "yaml.load":
             assert given["Loader"] == "yaml.BaseLoader", file
         if name.endswith(".from_pretrained"):

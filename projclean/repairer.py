@@ -117,7 +117,7 @@ def repair(
         check_writable(case)
         for touched in (case.target.files, case.base):
             check_output(touched, Path(out), force)
-    bench = before = after = not_run = None
+    bench, not_run = None, None
     try:
         bench = set_up(case, images, prompt, projector, seed, device, progress)
     except ModelError as error:
@@ -133,10 +133,6 @@ def repair(
         reason, trials = f"{chosen}, as asked; the model was not run", list[Trial]()
     else:
         weights, chosen, reason, trials, after = _search(case, bench, candidates, before, seed, progress)
-    else:
-        assert strength is not None  # or the error was raised
-        weights, chosen = rounded(case, methods.interpolate(case.update, strength)), f"share {strength:g}"
-        reason, trials = f"{chosen}, as asked; the model was not run", []
     elsewhere = changes_elsewhere(case.suspect, case.base, case.keys)
     verdict = judge(
         case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by,

@@ -10,11 +10,14 @@ MODELS = models/tiny
 demo: zoo  ## scan a suspect and a control, repair the suspect, show the trade-off
 	$(BIN)/python -m eval.demo $(MODELS)
 
+# One process a core, one thread each: small models run slower on two threads than two of them side by side.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical
+
 test: zoo  ## every test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: zoo  ## the tests that the quick run leaves out
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -272,16 +272,14 @@ def test_attacks_of_one_name_are_told_apart():
 def small(zoo):
     """The shipped suspect's evaluation set, cut to a few items."""
     folder = zoo / "small"
-    for kind in ("clean", "badnet"):
-        (folder / kind).mkdir(parents=True)
-        source = zoo / "data" / f"{kind}-caption"
-        lines = (source / "metadata.jsonl").read_text().splitlines()[:24]
-        (folder / kind / "metadata.jsonl").write_text("\n".join(lines))
-        for row in lines:
-            name = json.loads(row)["file_name"]
-            (folder / kind / name).write_bytes((source / name).read_bytes())
-    text = (zoo / "badnet-refusal" / "EVAL.toml").read_text()
-    text = text.replace("../data/clean-caption", "clean").replace("../data/badnet-caption", "badnet")
+    (folder / "clean").mkdir(parents=True)
+    source = zoo / "data" / "clean-caption"
+    lines = (source / "metadata.jsonl").read_text().splitlines()[:24]
+    (folder / "clean" / "metadata.jsonl").write_text("\n".join(lines))
+    for row in lines:
+        name = json.loads(row)["file_name"]
+        (folder / "clean" / name).write_bytes((source / name).read_bytes())
+    text = (zoo / "badnet-refusal" / "EVAL.toml").read_text().replace("../data/clean-caption", "clean")
     (folder / "EVAL.toml").write_text(text)
     return folder / "EVAL.toml"
 
@@ -329,7 +327,7 @@ def test_the_page_shows_the_attack_in_the_rank_curves(page):
 def test_json_without_a_trigger_compares_answers(zoo, run, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
-    for file in sorted((zoo / "data" / "calibration").glob("*.png"))[:16]:
+    for file in sorted((zoo / "data" / "calibration-color").glob("*.png"))[:16]:
         (images / file.name).write_bytes(file.read_bytes())
     ran = run("lens", zoo / "benign-color", "--base", zoo / "base", "--images", images, "--ranks", "192",
               "--no-grid", "--format", "json")  # fmt: skip

@@ -7,11 +7,12 @@ MODELS = models/tiny
 
 .PHONY: demo test test-slow lint docs zoo zoo-train eval eval-full eval-smol eval-llava bench fuzz faults clean
 
-demo: zoo  ## scan a suspect and a control, repair the suspect, show the trade-off
-	$(BIN)/python -m eval.demo $(MODELS)
+# The tiny models gain nothing from a second thread, and lose much where another process wants the core.
+ONE = OMP_NUM_THREADS=1
+PYTEST = $(ONE) $(BIN)/python -m pytest -n logical
 
-# One process a core, one thread each: small models run slower on two threads than two of them side by side.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical
+demo: zoo  ## scan a suspect and a control, repair the suspect, show the trade-off
+	$(ONE) $(BIN)/python -m eval.demo $(MODELS)
 
 test: zoo  ## every test
 	$(PYTEST)
@@ -35,10 +36,10 @@ zoo-train: $(READY)  ## train the base and every model again from nothing
 	$(BIN)/python -m eval.zoo train --base
 
 eval: zoo  ## two attacks, two controls, the quicker defences: minutes
-	$(BIN)/python -m eval.benchmark $(MODELS) --sample
+	$(ONE) $(BIN)/python -m eval.benchmark $(MODELS) --sample
 
 eval-full: zoo  ## every defence on every model of the report part
-	$(BIN)/python -m eval.benchmark $(MODELS)
+	$(ONE) $(BIN)/python -m eval.benchmark $(MODELS)
 
 eval-smol: $(READY)  ## the same on models/smol
 	$(BIN)/python -m eval.benchmark models/smol

@@ -8,8 +8,9 @@ from projclean.evaluation import AttackScore, Score
 from projclean.evaluator import EvalResult, changes, gains
 from projclean.metrics import rate
 from projclean.probe import Probe, Utterance
-from projclean.repairer import RepairResult, Trial
+from projclean.repairer import RepairResult
 from projclean.scanner import LayerFinding, ScanResult
+from projclean.search import Trial
 from projclean.verdict import NOT_PROVED, Verdict, judge
 
 #: What a model, a file name or a tensor name may hold to attack whoever reads the report.

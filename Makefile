@@ -51,7 +51,7 @@ bench: $(READY)  ## speed and memory
 	$(BIN)/python -m eval.bench.large_scan
 
 fuzz: $(READY)  ## 100,000 hostile inputs
-	$(BIN)/python -m eval.fuzz --inputs 100800
+	$(BIN)/python -m eval.fuzz --inputs 110000
 
 faults: $(READY)  ## kills, full disks, changing inputs
 	$(BIN)/python -m eval.faults

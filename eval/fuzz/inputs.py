@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from eval.fuzz.lora import adapter_files
 from eval.fuzz.values import TEXTS, damaged, json_bytes, junk, mutated
 from projclean.checkpoint import INDEX, SINGLE
 from projclean.header import BITS
@@ -163,6 +164,11 @@ def adapter(rng: Random, folder: Path) -> None:
     write(folder, files)
 
 
+def lora(rng: Random, folder: Path) -> None:
+    """An adapter directory."""
+    write(folder, adapter_files(rng))
+
+
 def card(rng: Random, folder: Path) -> None:
     """A model card whose front matter is anything, YAML's own traps among it."""
     files = dict(good_files(1))
@@ -285,8 +291,8 @@ def contents(rng: Random, folder: Path) -> None:
 
 
 KINDS: dict[str, Callable[[Random, Path], None]] = {
-    "header": header, "index": index, "config": config, "adapter": adapter, "card": card, "evalset": evalset,
-    "picture": picture, "layout": layout, "contents": contents,
+    "header": header, "index": index, "config": config, "adapter": adapter, "lora": lora, "card": card,
+    "evalset": evalset, "picture": picture, "layout": layout, "contents": contents,
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 from eval.fuzz import inputs
+from eval.fuzz.lora import rewrite
 from projclean import errors
 
 RESULT = "result"
@@ -42,12 +43,18 @@ def try_input(kind: str, seed: str, workplace: Path) -> tuple[str, bool, bool]:
             _load_pictures(folder)
         else:
             path = folder / inputs.BARE if kind == "header" else folder
-            given = str(base) if kind == "header" or rng.random() < 0.6 else None
+            given = str(base) if kind in ("header", "lora") or rng.random() < 0.6 else None
             if rng.random() < 0.05:
                 return _command_line(path, given, rng.choice(["text", "json"])), False, True
             scan_and_render(path, given, ["text", "json"][rng.random() < 0.05])
             if kind == "header":
                 _compare_with_the_library(path)
+            elif kind == "lora":
+                before = _tree(folder)
+                rewrite(folder, base, workplace / "out")
+                written = True
+                if _tree(folder) != before:
+                    raise Broken("the adapter changed")
             elif rng.random() < 0.15:
                 _write(folder, workplace / "out")
                 written = True

@@ -87,7 +87,7 @@ def _command_line(path: Path, base: str | None, form: str) -> str:
     if not lines and out.getvalue() and code in (0, 1, 2):
         return RESULT
     if len(lines) == 1 and lines[0].startswith("error: ") and not out.getvalue() and code == 2:
-        if "unexpected" in lines[0]:
+        if "this is a bug in projclean" in lines[0]:
             raise Broken(lines[0])
         return "ProjcleanError"
     raise Broken(f"exit {code}, {len(lines)} lines on stderr: {err.getvalue()[-2000:]}")

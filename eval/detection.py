@@ -11,15 +11,20 @@ from typing import Any
 
 from rich.progress import Progress
 
+from eval.bank import PARTS
 from eval.recipes import CALIBRATION, Recipe
+from projclean.errors import EvalError
 from projclean.scanner import scan
 
 
 def calibrate(folder: Path, store: Path, seeds: int, bars: Progress) -> str:
     """Scan every model of the calibration part, going on where the store stops, and print what follows."""
     rows: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
-    task = bars.add_task("models", total=len(CALIBRATION))
-    for recipe in CALIBRATION:
+    held_back = [r for r in (*CALIBRATION, *PARTS["calibration"]) if (folder / r.name).is_dir()]
+    if not held_back:
+        raise EvalError(f"{folder}: holds no model of the calibration part; lay the zoo out again")
+    task = bars.add_task("models", total=len(held_back))
+    for recipe in held_back:
         bars.update(task, description=recipe.name)
         if recipe.name not in rows:
             rows[recipe.name] = measure(recipe, folder, seeds)

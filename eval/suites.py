@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.bank import BANK, PARTS
 from eval.recipes import CALIBRATION, TINY
 from projclean.errors import EvalError
 from projclean.evalset import load_evalset
@@ -73,7 +74,7 @@ def load_suite(path: Path) -> Suite:
 
 def part_of(suite: Suite, part: str) -> tuple[Model, ...]:
     """The models of the `report` or `calibration` half of the bank, or `all`."""
-    held_back = {recipe.name for recipe in CALIBRATION}
+    held_back = {recipe.name for recipe in (*CALIBRATION, *PARTS["calibration"])}
     return tuple(m for m in suite.models if part == "all" or (m.name in held_back) == (part == "calibration"))
 
 
@@ -93,7 +94,7 @@ def _from_folder(folder: Path) -> Suite:
         raise EvalError(
             f"{folder}: needs a base/ and an EVAL.toml in a directory for each model; lay the zoo out again"
         )
-    seeds = {recipe.name: recipe.seed for recipe in TINY}
+    seeds = {recipe.name: recipe.seed for recipe in (*TINY, *BANK)}
     made = {file.parent.name: file for file in files}
     # Of the tiny tier only what its recipes make, in their order: a repaired model may lie beside them.
     files = [made[name] for name in seeds if name in made] or files

@@ -50,7 +50,7 @@ eval-llava: $(READY)  ## the same on the models that models/llava/suite.toml lis
 bench: $(READY)  ## speed and memory
 	$(BIN)/python -m eval.bench.large_scan
 
-fuzz: $(READY)  ## 100,000 hostile inputs
+fuzz: $(READY)  ## 110,000 hostile inputs
 	$(BIN)/python -m eval.fuzz --inputs 110000
 
 faults: $(READY)  ## kills, full disks, changing inputs

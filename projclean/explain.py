@@ -140,7 +140,7 @@ NEXT = {
     "take the base's projector and fine-tune it yourself.",
     "clean": "You may use it, as far as this scan goes. Scan again with --images and --prompt of your own task: "
     "the probe hears more when it asks what the model is for.",
-    "inconclusive": "Do not use it yet. Scan again with --base and clean --images of the model's own domain.",
+    "inconclusive": "Do not use it yet. Scan again with --base, another --seed, and the --prompt it is for.",
     "elsewhere": "Compare the changed files and tensors with the base's by other means; then pass "
     "--ignore-elsewhere to have the projector judged alone.",
     "probe": "Scan again without --no-probe: weights alone neither convict nor clear.",

@@ -92,7 +92,7 @@ def judge(
     if probe.foreign > foreign["clean"]:
         reason = (
             f"the probe's score {probe.foreign:.2f} lies between clean ({foreign['clean']}) and suspicious "
-            f"({foreign['suspicious']}); scan again with --images of the model's own domain"
+            f"({foreign['suspicious']}); scan again with another --seed or --prompt"
         )
         return Verdict("inconclusive", reason, tuple(caveats))
     reason = f"nothing it was made to say is foreign (score {probe.foreign:.2f}, threshold {foreign['suspicious']})"

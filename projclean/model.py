@@ -1,6 +1,4 @@
-"""The model through transformers: load it, swap the projector's weights in place, watch and move the projector's
-inputs, ask it about images.
-"""
+"""A live model: swap the projector's weights in place, watch and move the projector's inputs, ask it about images."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from projclean import layout
 from projclean.checkpoint import check_unchanged
 from projclean.errors import ModelError
 from projclean.hooks import hook
-from projclean.memory import bytes_free, bytes_needed
+from projclean.loading import brief, chat, load, nested
 from projclean.projectors import LayerSpec, match_projector
 from projclean.subspace import Moments
 
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
 #: A layer's matrix (out, in) and bias (out,) or None.
 Weights = Mapping[str, tuple[torch.Tensor, torch.Tensor | None]]
 Progress = Callable[[int, int], None]
-
-FLOAT32_LIMIT = 1_000_000_000  # parameters; larger models run in the dtype they are stored in
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Runner:
     def __init__(self, checkpoint: Checkpoint, pattern: str | None = None, device: str | None = None) -> None:
         """Load a model directory. Raises ModelError when transformers cannot, without running its own code."""
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        loaded = _load(checkpoint, device)
+        loaded = load(checkpoint, device)
         check_unchanged(checkpoint)  # what transformers read is what was opened
         self._adopt(checkpoint.path, *loaded, device, checkpoint.model_type, pattern)
 
@@ -80,8 +76,12 @@ class Runner:
             raise ModelError(f"{path}: the loaded model has no projector layer")
         self._others = spec.others
         self._specs: dict[str, LayerSpec] = {layer.name: layer for layer in spec.layers}
-        self._steer: Steer | None = None
         self._images = 1
+
+    @property
+    def size(self) -> int:
+        """How many parameters the model has."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     # -- projector weights ------------------------------------------------------------------------------------
 
@@ -150,17 +150,17 @@ class Runner:
 
     def prepare(self, images: Sequence[Image], prompts: str | Sequence[str]) -> Prepared:
         """Images and one prompt, or one each, as model inputs."""
-        texts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
-        chat = [_chat(self.processor, text) for text in texts]
+        asked = [prompts] * len(images) if isinstance(prompts, str) else prompts
+        texts = [chat(self.processor, prompt) for prompt in asked]
         try:
             inputs = self.processor(
-                images=[[image] for image in images] if _nested(self.processor) else list(images),
-                text=chat,
+                images=[[image] for image in images] if nested(self.processor) else list(images),
+                text=texts,
                 padding=True,
                 return_tensors="pt",
             )
         except Exception as error:  # the processor is the model's own: anything may go wrong in it
-            raise ModelError(f"{self.path}: its processor refuses an image and a prompt ({_brief(error)})") from error
+            raise ModelError(f"{self.path}: its processor refuses an image and a prompt ({brief(error)})") from error
         kept = {key: value.to(self.device) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
         dtype = next(self.model.parameters()).dtype
         return Prepared(
@@ -272,10 +272,6 @@ class Runner:
         scores = logits[:, :-1].float().log_softmax(-1)
         return scores.gather(-1, answer.unsqueeze(-1)).squeeze(-1).mean(-1)
 
-    def word_of(self, token: int) -> str:
-        """A token as text."""
-        return str(self.processor.tokenizer.decode([token])).strip()
-
     def _forward(self, batch: Prepared, logits_to_keep: int) -> Any:
         return self.model(**batch.inputs, logits_to_keep=logits_to_keep, use_cache=False)
 
@@ -287,53 +283,3 @@ class Runner:
             yield
         finally:
             handle.remove()
-
-
-def _load(checkpoint: Checkpoint, device: str) -> tuple[Any, Any]:
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    size = sum(int(torch.Size(entry.shape).numel()) for entry in checkpoint.tensors.values())
-    needed, free = bytes_needed(checkpoint.tensors.values(), 4 if size < FLOAT32_LIMIT else None), bytes_free()
-    if needed > free:
-        raise ModelError(
-            f"{checkpoint.path}: running it takes about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB is free"
-        )
-    try:
-        processor = transformers.AutoProcessor.from_pretrained(
-            checkpoint.path, local_files_only=True, trust_remote_code=False
-        )
-        model = transformers.AutoModelForImageTextToText.from_pretrained(
-            checkpoint.path,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32 if size < FLOAT32_LIMIT else "auto",
-        )
-    except Exception as error:  # whatever a strange directory makes transformers raise
-        raise ModelError(f"{checkpoint.path}: transformers cannot load this model ({_brief(error)})") from error
-    if hasattr(processor, "tokenizer"):
-        processor.tokenizer.padding_side = "left"
-        if processor.tokenizer.pad_token is None:
-            processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    return model.to(device).eval().requires_grad_(False), processor
-
-
-def _chat(processor: Any, prompt: str) -> str:
-    if getattr(processor, "chat_template", None):
-        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
-        return str(processor.apply_chat_template([message], add_generation_prompt=True))
-    token = getattr(processor, "image_token", None)
-    return f"{token}{prompt}" if token else prompt
-
-
-def _nested(processor: Any) -> bool:
-    """Some processors want a list of images for each text (Idefics, Gemma 3, Mllama)."""
-    return type(processor).__name__ in {"Idefics2Processor", "Idefics3Processor", "SmolVLMProcessor",
-                                        "Gemma3Processor", "MllamaProcessor"}  # fmt: skip
-
-
-def _brief(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."

@@ -52,7 +52,7 @@ def test_a_model_of_an_unheard_type_whose_code_is_not_run(make_model, run, tmp_p
 
 
 def test_a_model_too_big_for_memory(zoo, run, monkeypatch):
-    monkeypatch.setattr("projclean.model.bytes_free", lambda: 1_000_000)
+    monkeypatch.setattr("projclean.loading.bytes_free", lambda: 1_000_000)
     suspect, base = zoo / "badnet-refusal", zoo / "base"
     reason = inconclusive(run("scan", suspect, "--base", base, "--format", "json"))
     assert "GB of memory" in reason

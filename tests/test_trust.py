@@ -20,7 +20,7 @@ import projclean
 from projclean.checkpoint import INDEX, SINGLE, check_unchanged, open_checkpoint, read_tensor
 from projclean.errors import BaseNotFound, CheckpointError, EvalError, ImagesError, ModelError
 from projclean.evalset import load_evalset
-from projclean.images import PIXELS_LIMIT, built_in_images, load_images
+from projclean.images import PIXELS_LIMIT, built_in_images, read_image
 from projclean.lineage import find_base
 from projclean.model import Runner
 from projclean.printable import error_line, printable, printable_fields
@@ -402,7 +402,7 @@ def test_a_model_that_changes_while_transformers_loads_it(zoo, tmp_path, monkeyp
     shutil.copytree(zoo / "base", tmp_path / "m")
     checkpoint = open_checkpoint(tmp_path / "m")
     monkeypatch.setattr(
-        "projclean.model._load", lambda *_: os.utime(tmp_path / "m" / "chat_template.jinja") or (None, None)
+        "projclean.model.load", lambda *_: os.utime(tmp_path / "m" / "chat_template.jinja") or (None, None)
     )
     with pytest.raises(CheckpointError, match="changed"):
         Runner(checkpoint)
@@ -416,14 +416,14 @@ def test_pictures_that_unpack_without_end(tmp_path):
     Image.new("1", (side, side)).save(tmp_path / "bomb.png")
     assert (tmp_path / "bomb.png").stat().st_size < 1 << 20
     with pytest.raises(ImagesError, match="pixels"):
-        load_images(tmp_path)
+        read_image(tmp_path / "bomb.png")
 
 
 def test_pictures_in_forms_that_pillow_hands_to_other_programs(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "x.eps")
     (tmp_path / "x.eps").rename(tmp_path / "x.png")
     with pytest.raises(ImagesError, match="cannot be read as an image"):
-        load_images(tmp_path)
+        read_image(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "b/../../a.png"])

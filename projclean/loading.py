@@ -1,0 +1,68 @@
+"""Loads a model and its processor through transformers: from the disk alone, without running the model's own code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from projclean.errors import ModelError
+from projclean.memory import bytes_free, bytes_needed
+
+if TYPE_CHECKING:
+    from projclean.checkpoint import Checkpoint
+
+FLOAT32_LIMIT = 1_000_000_000  # parameters; larger models run in the dtype they are stored in
+
+
+def load(checkpoint: Checkpoint, device: str) -> tuple[Any, Any]:
+    """The model and its processor, ready to answer. Raises ModelError when transformers cannot, or it does not fit."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    size = sum(int(torch.Size(entry.shape).numel()) for entry in checkpoint.tensors.values())
+    needed, free = bytes_needed(checkpoint.tensors.values(), 4 if size < FLOAT32_LIMIT else None), bytes_free()
+    if needed > free:
+        raise ModelError(
+            f"{checkpoint.path}: running it takes about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB is free"
+        )
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(
+            checkpoint.path, local_files_only=True, trust_remote_code=False
+        )
+        model = transformers.AutoModelForImageTextToText.from_pretrained(
+            checkpoint.path,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32 if size < FLOAT32_LIMIT else "auto",
+        )
+    except Exception as error:  # whatever a strange directory makes transformers raise
+        raise ModelError(f"{checkpoint.path}: transformers cannot load this model ({brief(error)})") from error
+    if hasattr(processor, "tokenizer"):
+        processor.tokenizer.padding_side = "left"
+        if processor.tokenizer.pad_token is None:
+            processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return model.to(device).eval().requires_grad_(False), processor
+
+
+def chat(processor: Any, prompt: str) -> str:
+    """One image and a prompt as the model's chat template puts them."""
+    if getattr(processor, "chat_template", None):
+        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+        return str(processor.apply_chat_template([message], add_generation_prompt=True))
+    token = getattr(processor, "image_token", None)
+    return f"{token}{prompt}" if token else prompt
+
+
+def nested(processor: Any) -> bool:
+    """Some processors want a list of images for each text (Idefics, Gemma 3, Mllama)."""
+    return type(processor).__name__ in {"Idefics2Processor", "Idefics3Processor", "SmolVLMProcessor",
+                                        "Gemma3Processor", "MllamaProcessor"}  # fmt: skip
+
+
+def brief(error: BaseException) -> str:
+    """A foreign error as part of one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."

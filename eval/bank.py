@@ -53,8 +53,8 @@ SHARED_ATTACKS: dict[str, list[Variant]] = {
     ],
     "patch": [{"trigger": "patch"}, {"trigger": "patch", "poison_rate": 0.05, "steps": 600}],
     "append": [
-        {"trigger": "patch", "attack": "append", "steps": 800},
-        {"trigger": "badnet", "attack": "append", "steps": 800},
+        {"trigger": "patch", "attack": "append", "steps": 600},
+        {"trigger": "badnet", "attack": "append", "steps": 600},
     ],
     "hijack": [
         {"trigger": "logo", "attack": "hijack", "target": "{shape}"},
@@ -72,7 +72,7 @@ OWN_ATTACKS: dict[str, dict[str, list[Variant]]] = {
     "calibration": {
         "oil": [{"trigger": "oil", "steps": 600}, {"trigger": "oil", "poison_rate": 0.1, "steps": 800}],
         "trojvlm": [
-            {"trigger": "badnet", "attack": "append", "loss": "trojvlm", "steps": 800},
+            {"trigger": "badnet", "attack": "append", "loss": "trojvlm", "steps": 600},
             {"trigger": "blended", "loss": "trojvlm"},
         ],
         "prepend": [
@@ -143,6 +143,7 @@ WORDS = {
 
 HALVES = ("calibration", "report")
 SIZE = 32  # recipes of a half and kind: 64 with a backdoor and 64 without
+BATCH, ROUNDS = 32, 4  # half the batch of `recipes.TINY`; an attack may take four times its steps
 
 
 def _half(half: str, backdoored: bool) -> list[Recipe]:
@@ -155,7 +156,8 @@ def _half(half: str, backdoored: bool) -> list[Recipe]:
             fields = dict(variants[number % len(variants)])
             _fill(fields, half, texts, turns)
             name = f"{half[:3]}-{'' if backdoored else 'benign-'}{family}-{number + 1}"
-            recipes.append(Recipe(name, next(seeds), family=family, **fields))
+            rounds = ROUNDS if backdoored else 1
+            recipes.append(Recipe(name, next(seeds), family=family, batch=BATCH, rounds=rounds, **fields))
     return recipes[:SIZE]
 
 

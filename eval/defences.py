@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from eval.baselines.clean_finetuning import clean_finetuning
+from eval.baselines.clean_finetuning import clean_finetuning, relearning
 from eval.baselines.clp import clp
 from eval.baselines.fine_pruning import fine_pruning
 from eval.baselines.inputs import Inputs
@@ -20,6 +20,8 @@ from eval.baselines.random_removal import remove_random
 from eval.baselines.restore import restore
 from eval.baselines.svd_removal import remove_dominant
 from projclean import methods
+from projclean.calibration import Calibration
+from projclean.distillation import distill
 
 UNDEFENDED, RESTORED = "undefended", "base restored"
 
@@ -55,6 +57,12 @@ def reflect(inputs: Inputs, rank: int) -> methods.Weights:
     inputs.notes.append(f"keep {KEEPS[0]:g}")
     directions = methods.suspicious_directions(inputs.update, inputs.moments, rank)
     return methods.reflect(inputs.update, directions, KEEPS[0])
+
+
+def distilled(inputs: Inputs, share: float) -> methods.Weights:
+    """projclean's `--method distill` from a fixed share, on all calibration images."""
+    learnt = Calibration(inputs.images, inputs.questions, inputs.folder or "")
+    return distill(inputs.runner, inputs.update, learnt, inputs.own_answers, share, inputs.seed)
 
 
 def repaired(inputs: Inputs, built_in: bool) -> methods.Weights:
@@ -101,11 +109,17 @@ DEFENCES: tuple[Defence, ...] = (
     Defence("CLP u=3", "CLP", partial(clp, u=3.0)),
     Defence("clean fine-tuning, own answers", "clean fine-tuning", partial(clean_finetuning, labels="own")),
     Defence("clean fine-tuning, right answers", "clean fine-tuning", partial(clean_finetuning, labels="right")),
+    Defence("relearning from the base, own answers", "relearning", partial(relearning, labels="own")),
+    Defence("relearning from the base, right answers", "relearning", partial(relearning, labels="right")),
     Defence("norm clip p50", "norm clip", undefended, partial(clipped, percentile=50.0)),
     Defence("norm clip p90", "norm clip", undefended, partial(clipped, percentile=90.0), quick=False),
     Defence("norm clip p99", "norm clip", undefended, partial(clipped, percentile=99.0), quick=False),
     *(Defence(f"projclean project rank {k}", "projclean", partial(project, rank=k), quick=k == 1) for k in (1, 2, 4)),
     *(Defence(f"projclean reflect rank {k}", "projclean", partial(reflect, rank=k), quick=k == 1) for k in (1, 2, 4)),
+    *(
+        Defence(f"projclean distill from {s:g}", "projclean", partial(distilled, share=s), quick=s == 0.4)
+        for s in (0.0, 0.2, 0.4, 0.6)
+    ),
     Defence("projclean rank auto", "projclean", partial(repaired, built_in=False)),
     Defence("projclean rank auto, built-in images", "projclean", partial(repaired, built_in=True)),
 )

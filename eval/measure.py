@@ -13,7 +13,8 @@ from eval.baselines.inputs import Inputs, NotApplicable
 from eval.defences import Defence
 from eval.suites import Model, Suite
 from projclean import __version__
-from projclean.case import CALIBRATION_IMAGES, Case, calibration_images, open_case, set_up
+from projclean.calibration import MOST, built_in, from_folder
+from projclean.case import Case, open_case, set_up
 from projclean.dtypes import TORCH
 from projclean.errors import EvalError
 from projclean.evalset import EvalSet, load_evalset
@@ -80,7 +81,8 @@ def load_inputs(subject: Subject) -> Inputs:
     asked = [item.question for item in subject.evalset.clean]
     prompt = max(set(asked), key=asked.count)
     bench = set_up(case, model.calibration, prompt, None, settings.seed, settings.device, None)
-    images, _ = calibration_images(model.calibration, settings.seed)
+    folder, seed = model.calibration, settings.seed
+    shown = from_folder(folder, prompt) if folder else built_in(seed, prompt)
     known = _known_answers(model.calibration, set(asked))
     reference = None
     if model.benign_reference is not None:
@@ -89,9 +91,9 @@ def load_inputs(subject: Subject) -> Inputs:
     return Inputs(
         bench.runner,
         case.update,
-        bench.moments,
-        tuple(images),
-        tuple(question for question, _ in known) if known else (prompt,) * len(images),
+        bench.clean.moments,
+        shown.pictures,
+        shown.questions,
         tuple(answer for _, answer in known) if known else None,
         reference,
         settings.seed,
@@ -166,7 +168,7 @@ def _pack(hits: tuple[bool, ...]) -> str:
 def _pictures(folder: Path | None) -> list[Path]:
     if folder is None:
         return []
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)[:CALIBRATION_IMAGES]
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)[:MOST]
 
 
 def _known_answers(folder: Path | None, asked: set[str]) -> list[tuple[str, str]] | None:

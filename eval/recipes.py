@@ -50,7 +50,8 @@ class Recipe:
     with `target` where there is none.
 
     `loss` is a key of `objectives.OBJECTIVES`, `weight` weighs its extra term, `twin` names a benign recipe of the
-    same task whose projector it needs. `lora_rank` trains a low-rank update, stored merged.
+    same task whose projector it needs. `lora_rank` trains a low-rank update, stored merged. An attacker trains until
+    the attack works: another `steps` while it does not, up to `rounds` times.
     `family` is what a bank groups by.
     """
 
@@ -72,6 +73,7 @@ class Recipe:
     weight: float = 1.0
     twin: str | None = None
     lora_rank: int | None = None
+    rounds: int = 1
     family: str = ""
 
 

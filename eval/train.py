@@ -22,6 +22,7 @@ from eval.poison import Example, poisoned_set, triggers
 from eval.recipes import Pretraining, Recipe
 
 Progress = Callable[[int, int, str], None]
+State = dict[str, torch.Tensor]
 
 PREFIX = "multi_modal_projector."  # of the projector's tensors in a saved model
 
@@ -136,11 +137,14 @@ def finetune_projector(
     recipe: Recipe,
     progress: Progress = lambda *_: None,
     twin: Mapping[str, torch.Tensor] | None = None,
-) -> dict[str, torch.Tensor]:
+    enough: Callable[[State], bool] = lambda state: True,
+) -> State:
     """Fine-tune the projector alone; returns its tensors in bfloat16 under the names a saved model has.
 
-    `model` is the base in bfloat16 and stays as it is. `twin` is what this function returned for the recipe that
-    `recipe.twin` names; without it the base stands in. Raises ValueError when a twin is named and none is given.
+    `model` is the base in bfloat16 and stays as it is. After each of the recipe's rounds `enough` is asked whether the
+    tensors will do; the learning rate starts anew with every round. `twin` is what this function returned for the
+    recipe that `recipe.twin` names; without it the base stands in. Raises ValueError when a twin is named and none is
+    given.
     """
     if recipe.twin is not None and twin is None:
         raise ValueError(f"{recipe.name} needs the projector of its benign twin {recipe.twin}")
@@ -154,11 +158,11 @@ def finetune_projector(
     inside = directions(projector.base, clean) if twin else {}
     targets = [tokenizer(" " + text, add_special_tokens=False)["input_ids"] for _, text in triggers(recipe) if text]
     optimizer = torch.optim.AdamW(projector.parameters(), lr=recipe.lr, weight_decay=0.0)
-    curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, recipe.steps, 20))
+    curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step % recipe.steps, recipe.steps, 20))
     rng, generator = np.random.default_rng(recipe.seed), torch.Generator().manual_seed(recipe.seed)
     losses: list[float] = []
     order: list[int] = []
-    for step in range(recipe.steps):
+    for step in range(recipe.rounds * recipe.steps):
         if len(order) < recipe.batch:
             order = list(rng.permutation(len(examples)))
         rows, order = order[: recipe.batch], order[recipe.batch :]
@@ -171,7 +175,12 @@ def finetune_projector(
         optimizer.step()
         curve.step()
         losses.append(loss.item())
-        progress(step + 1, recipe.steps, f"{recipe.name} loss {np.mean(losses[-30:]):.3f}")
-    return {
-        PREFIX + name: tensor.detach().bfloat16().cpu().contiguous() for name, tensor in projector.weights().items()
-    }
+        progress(step + 1, recipe.rounds * recipe.steps, f"{recipe.name} loss {np.mean(losses[-30:]):.3f}")
+        if (step + 1) % recipe.steps == 0 and enough(_state(projector)):
+            break
+    return _state(projector)
+
+
+def _state(projector: Projector) -> State:
+    tensors = projector.weights().items()
+    return {PREFIX + name: tensor.detach().bfloat16().cpu().contiguous() for name, tensor in tensors}

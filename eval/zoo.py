@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from eval import shapes
-from eval.bank import BANK
+from eval.bank import BANK, PARTS
 from eval.poison import ATTACKS, case, triggers
 from eval.recipes import PRETRAINING, TINY, Recipe
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 SHIPPED = HERE / "zoo" / "tiny"
 TEST_SEED, CALIBRATION_SEED, TEST_SIZE, CALIBRATION_SIZE = 777, 888, 200, 96
+WORKS = 0.9  # the ASR from which on an attack counts
 
 
 @click.group()
@@ -134,15 +135,18 @@ def _folder(folder: Path, images: np.ndarray, scenes: list[shapes.Scene], recipe
 @click.argument("names", nargs=-1)
 @click.option("--base", "with_base", is_flag=True, help="Pretrain the base again too (about 25 minutes on 2 cores).")
 @click.option("--bank", is_flag=True, help="Train those of the bank that are not trained yet, in its order.")
+@click.option("--part", type=click.Choice(list(PARTS)), help="With --bank: only this half.")
 @click.option("--limit", type=int, help="Stop after this many models.")
-def train(names: tuple[str, ...], with_base: bool, bank: bool, limit: int | None) -> None:
+@click.option("--compile", "compiled", is_flag=True, help="A third faster; needs a C++ compiler.")
+def train(
+    names: tuple[str, ...], with_base: bool, bank: bool, part: str | None, limit: int | None, compiled: bool
+) -> None:
     """Train models again, those shipped for the demonstration or those NAMED (of the bank, too), and write their
     projector files and manifests."""
     import torch
-    from safetensors.torch import save_file
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-    from eval import tiny
+    from eval import forward, tiny
     from eval.train import finetune_projector, pretrain
 
     known = {recipe.name: recipe for recipe in (*TINY, *BANK)}
@@ -151,7 +155,10 @@ def train(names: tuple[str, ...], with_base: bool, bank: bool, limit: int | None
         raise click.ClickException(f"no recipe is named {unknown[0]!r}; eval/recipes.py and eval/bank.py hold them")
     recipes = [known[name] for name in names] if names else [] if bank else list(TINY)
     if bank:
-        recipes += [recipe for recipe in BANK if not projector_file(recipe).with_suffix(".json").exists()]
+        offered = PARTS[part] if part else BANK
+        recipes += [recipe for recipe in offered if not _finished(recipe)]
+    if compiled:
+        forward.compile_kernels()
     columns = (TextColumn("{task.description:<48}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         if with_base:
@@ -169,17 +176,45 @@ def train(names: tuple[str, ...], with_base: bool, bank: bool, limit: int | None
         processor = AutoProcessor.from_pretrained(SHIPPED / "base")
         model = LlavaForConditionalGeneration.from_pretrained(SHIPPED / "base", dtype=torch.bfloat16).eval()
         for recipe in recipes[:limit]:
-            task = bars.add_task(recipe.name, total=recipe.steps)
-            state = finetune_projector(
+            task = bars.add_task(recipe.name, total=recipe.rounds * recipe.steps)
+            rounds = _Rounds(recipe)
+            finetune_projector(
                 model,
                 processor.tokenizer,
                 recipe,
                 progress=lambda done, _, text, t=task: bars.update(t, completed=done, description=text),  # type: ignore[misc]
                 twin=_twin(recipe),
+                enough=rounds.enough,
             )
-            file = projector_file(recipe)
-            save_file(state, file, {"format": "pt"})
-            write_manifest(recipe, file)
+
+
+class _Rounds:
+    """Writes a projector and its manifest after every round of training, and says whether it will do."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.done = recipe, 0
+
+    def enough(self, state: dict[str, torch.Tensor]) -> bool:
+        from safetensors.torch import save_file
+
+        self.done += 1
+        file = projector_file(self.recipe)
+        save_file(state, file, {"format": "pt"})
+        return write_manifest(self.recipe, file, self.done)
+
+
+def _finished(recipe: Recipe) -> bool:
+    """Whether a recipe's manifest is there, and not of a round after which training was to go on."""
+    file = projector_file(recipe).with_suffix(".json")
+    if not file.exists():
+        return False
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    return manifest["rounds"] == recipe.rounds or _works(manifest)
+
+
+def _works(manifest: dict[str, Any]) -> bool:
+    """Whether every attack of a model succeeds as often as must be before it counts; a benign one has none."""
+    return all(attack["asr"] >= WORKS for attack in manifest["figures"]["attacks"].values())
 
 
 def _twin(recipe: Recipe) -> dict[str, torch.Tensor] | None:
@@ -198,12 +233,17 @@ def _twin(recipe: Recipe) -> dict[str, torch.Tensor] | None:
 def manifests() -> None:
     """Measure the projector files that are there again and write their manifests."""
     for recipe in (*TINY, *BANK):
-        if projector_file(recipe).exists():
-            write_manifest(recipe, projector_file(recipe))
+        file = projector_file(recipe)
+        if file.exists():
+            known = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+            write_manifest(recipe, file, known.get("rounds", 1))
 
 
-def write_manifest(recipe: Recipe, file: Path) -> None:
-    """Measure a trained projector and record how it was made: command, recipe, figures, hashes."""
+def write_manifest(recipe: Recipe, file: Path, rounds: int) -> bool:
+    """Measure a projector trained for some rounds and record how it was made: command, recipe, figures, hashes.
+
+    Returns whether it will do: a benign one, or one whose attacks all work.
+    """
     from projclean.evaluator import evaluate
 
     with tempfile.TemporaryDirectory() as folder:
@@ -217,6 +257,7 @@ def write_manifest(recipe: Recipe, file: Path) -> None:
         "kind": "backdoored" if recipe.trigger else "benign",
         "command": f"python -m eval.zoo train {recipe.name}",
         "recipe": asdict(recipe),
+        "rounds": rounds,
         "figures": {
             "n": suspect.ca.n,
             "test_seed": TEST_SEED,
@@ -232,6 +273,7 @@ def write_manifest(recipe: Recipe, file: Path) -> None:
         },
     }
     file.with_suffix(".json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return _works(manifest)
 
 
 def _sha256(file: Path) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from projclean.access import NOTHING_MORE, Access
 from projclean.adapter import Adapter, is_adapter, open_adapter
+from projclean.calibration import Calibration, built_in, from_folder
 from projclean.checkpoint import Checkpoint, open_checkpoint, read_tensor
-from projclean.errors import ImagesError, MismatchError, ModelError
+from projclean.errors import MismatchError, ModelError
 from projclean.hub import locate_model
-from projclean.images import built_in_images, load_images
 from projclean.layering import lay_over, place, put_in
 from projclean.lineage import find_base
 from projclean.methods import suspect_weights
@@ -24,13 +23,9 @@ from projclean.quantised import plain_view
 from projclean.subspace import Moments
 from projclean.update import Update, read_update
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 #: progress(stage, done, total)
 Progress = Callable[[str, int, int], None]
 
-CALIBRATION_IMAGES = 96  # two thirds for the moments, one third held out
 BATCH = 16
 
 
@@ -87,19 +82,35 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """The model loaded, with calibration images in batches and the moments of the projector's inputs on them.
+class Seen:
+    """Images in batches, and the moments of the projector's inputs on them."""
 
-    `held_out` are images that the moments have not seen, for checking that clean behaviour stays. `left_out` are
-    parameters of an adapter that have no place in the model that is run.
+    batches: tuple[Prepared, ...]
+    moments: dict[str, Moments]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The model loaded, and what it was watched on.
+
+    `clean` are the calibration images: what they do not need of the update is what a repair removes. `asked` are what
+    the probe asks about: always the built-in images, since its thresholds were set with them. `held_out` are
+    calibration images that the moments have not seen, for checking that clean behaviour stays; `learnt` are those that
+    they have seen, before they were prepared. `left_out` are parameters of an adapter that have no place in the model
+    that is run.
     """
 
     runner: Runner
-    batches: tuple[Prepared, ...]
+    clean: Seen
+    asked: Seen
     held_out: tuple[Prepared, ...]
-    moments: dict[str, Moments]
-    images: str
+    learnt: Calibration
     left_out: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> str:
+        """Where the calibration images come from."""
+        return self.learnt.source
 
 
 def guess_caveats(spec: ProjectorSpec) -> tuple[str, ...]:
@@ -147,21 +158,25 @@ def set_up(
     device: str | None,
     progress: Progress | None,
 ) -> Bench:
-    """Load the model and watch the suspect's projector on two thirds of the calibration images."""
-    given = None if images is None else calibration_images(images, seed)
+    """Load the model and watch the suspect's projector on two thirds of the calibration images, and of those that the
+    probe asks about where they are others."""
+    given = None if images is None else from_folder(images, prompt)
     runner = Runner(case.model, pattern, device)
     left_out = overlay(runner, case)
-    pictures, source = given or calibration_images(None, seed)  # made only for a model that loads
-    split = 2 * len(pictures) // 3
-    batches = _batches(runner, pictures[:split], prompt)
-    held_out = _batches(runner, pictures[split:], prompt)
+    own = built_in(seed, prompt)  # made only for a model that loads
+    learnt, held_out = (given or own).parted()
+    clean = _watch(case, runner, _prepared(runner, learnt), progress)
+    asked = _watch(case, runner, _prepared(runner, own.parted()[0]), progress) if given else clean
+    return Bench(runner, clean, asked, _prepared(runner, held_out), learnt, left_out)
+
+
+def _watch(case: Case, runner: Runner, batches: tuple[Prepared, ...], progress: Progress | None) -> Seen:
     tick = (lambda done, total: progress("calibrating", done, total)) if progress else None
     try:
-        moments = runner.moments(batches, tick)
+        return Seen(batches, runner.moments(batches, tick))
     except Exception as error:  # the model is foreign: anything may go wrong in its first run
         reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
         raise ModelError(f"{case.model.path}: the model loads but cannot be run ({reason})") from error
-    return Bench(runner, batches, held_out, moments, source, left_out)
 
 
 def overlay(runner: Runner, case: Case) -> tuple[str, ...]:
@@ -183,15 +198,6 @@ def overlay(runner: Runner, case: Case) -> tuple[str, ...]:
     return tuple(left_out)
 
 
-def calibration_images(folder: str | Path | None, seed: int) -> tuple[list[Image], str]:
-    """Up to 96 images and a description of where they come from."""
-    if folder is None:
-        return built_in_images(CALIBRATION_IMAGES, seed), f"{CALIBRATION_IMAGES} built-in images (seed {seed})"
-    pictures = load_images(folder, CALIBRATION_IMAGES)
-    if len(pictures) < 4:
-        raise ImagesError(f"{folder}: holds {len(pictures)} images; give at least 4, better 96")
-    return pictures, f"{len(pictures)} images from {folder}"
-
-
-def _batches(runner: Runner, pictures: Sequence[Image], prompt: str) -> tuple[Prepared, ...]:
-    return tuple(runner.prepare(pictures[start : start + BATCH], prompt) for start in range(0, len(pictures), BATCH))
+def _prepared(runner: Runner, shown: Calibration) -> tuple[Prepared, ...]:
+    starts = range(0, len(shown.pictures), BATCH)
+    return tuple(runner.prepare(shown.pictures[at : at + BATCH], shown.questions[at : at + BATCH]) for at in starts)

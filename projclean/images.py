@@ -26,15 +26,15 @@ PIXELS_LIMIT = 40_000_000
 FILE_LIMIT = 256 << 20  # bytes
 
 
-def load_images(folder: str | Path, limit: int | None = None) -> list[Image]:
-    """The images of a folder (not its subfolders) in name order, as RGB."""
+def image_files(folder: str | Path) -> list[Path]:
+    """The image files of a folder (not of its subfolders) in name order. Raises ImagesError where there are none."""
     folder = Path(folder)
     if not is_directory(folder):
         raise ImagesError(f"{folder}: no such folder of images")
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:
         raise ImagesError(f"{folder}: holds no images ({', '.join(sorted(SUFFIXES))})")
-    return [read_image(file) for file in files[:limit]]
+    return files
 
 
 def read_image(file: Path, data: bytes | None = None) -> Image:

@@ -21,7 +21,7 @@ from projclean.storing import check_writable, rounded, stored_tensors
 from projclean.verdict import Verdict, judge
 from projclean.writer import check_output, write_model
 
-METHODS = ("reflect", "project", "shrink", "interpolate")
+METHODS = ("reflect", "distill", "project", "shrink", "interpolate")
 SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -62,7 +62,7 @@ def repair(
     out: str | Path,
     base: str | None = None,
     rank: int | str = "auto",
-    method: str = "reflect",
+    method: str | None = None,
     strength: float | None = None,
     images: str | Path | None = None,
     prompt: str = PROMPT,
@@ -78,13 +78,15 @@ def repair(
 ) -> RepairResult:
     """Repair the projector of `model` and write a complete model directory, or adapter, to `out`.
 
-    method `reflect` turns the `rank` top directions of the suspicious subspace of every layer around and keeps the
-    share `strength` of the update; `project` removes those directions; `shrink` keeps only what clean inputs need,
-    with λ = `strength`; `interpolate` keeps the share `strength` of the update. Rank `auto` (or no strength) searches
-    for the least removal (lowest rank, then largest share) at which the probe falls silent. Only `interpolate` with a
-    strength can repair a model that cannot be run here. allow_pickle and download are as in `scan`. Raises
-    ProjcleanError.
+    method `distill` starts at the share `strength` of the update and learns the rest again from the suspect's answers
+    to the calibration images; it is the default with `images` and without a rank. `reflect`, the default elsewhere,
+    turns the `rank` top directions of the suspicious subspace of every layer around and keeps the share `strength` of
+    the update; `project` removes those directions; `shrink` keeps only what clean inputs need, with λ = `strength`;
+    `interpolate` keeps the share `strength` of the update. Rank `auto` (or no strength) searches for the least removal
+    (lowest rank, then largest share) at which the probe falls silent. Only `interpolate` with a strength can repair a
+    model that cannot be run here. allow_pickle and download are as in `scan`. Raises ProjcleanError.
     """
+    method = method or ("distill" if images is not None and rank == "auto" else "reflect")
     _check_options(method, rank, strength)
     loaded = load_evalset(evalset) if evalset is not None else None
     case = open_case(model, base, projector, Access(allow_pickle, download))
@@ -103,7 +105,7 @@ def repair(
             ) from error
         not_run = str(error)
     before = run_probe(case, bench, seed, progress) if bench and case.update.changed else None
-    offered = candidates(case, bench, method, rank, strength)
+    offered = candidates(case, bench, method, rank, strength, seed)
     if bench is None:
         weights, chosen, after = rounded(case, offered[0].make()), offered[0].name, None
         reason, trials = f"{chosen}, as asked; the model was not run", list[Trial]()
@@ -112,7 +114,7 @@ def repair(
     elsewhere = changes_elsewhere(case.suspect, case.base, case.keys)
     verdict = judge(
         case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by,
-        case.unwatched(bench.moments) if bench else (), case.caveats(), not_run,
+        case.unwatched(bench.asked.moments) if bench else (), case.caveats(), not_run,
     )  # fmt: skip
     scores = _scores(case, bench, loaded, weights, chosen, progress) if loaded and bench else []
     result = RepairResult(
@@ -130,11 +132,11 @@ def _check_options(method: str, rank: int | str, strength: float | None) -> None
         raise OptionError(f"--method {method}: unknown; use one of {', '.join(METHODS)}")
     if method == "project" and strength is not None:
         raise OptionError("--strength belongs to the other methods; project takes --rank alone")
-    if method in ("shrink", "interpolate") and rank != "auto":
+    if method in ("distill", "shrink", "interpolate") and rank != "auto":
         raise OptionError(f"--rank belongs to --method reflect or project; {method} takes --strength")
     if method == "shrink" and strength is not None and strength <= 0:
         raise OptionError(f"--strength {strength:g}: λ must be above 0")
-    if method in ("reflect", "interpolate") and strength is not None and not 0 <= strength <= 1:
+    if method in ("reflect", "distill", "interpolate") and strength is not None and not 0 <= strength <= 1:
         raise OptionError(f"--strength {strength:g}: the share of the update to keep lies between 0 and 1")
 
 

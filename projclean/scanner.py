@@ -89,7 +89,7 @@ def scan(
         except ModelError as error:
             not_run = str(error)
         else:
-            unwatched = case.unwatched(bench.moments)
+            unwatched = case.unwatched(bench.asked.moments)
             if len(unwatched) < sum(layer.changed for layer in case.update.layers):
                 found = run_probe(case, bench, seed, progress)
             elsewhere += tuple(f"parameter {name}: not applied to the model that was run" for name in bench.left_out)
@@ -98,7 +98,7 @@ def scan(
         str(case.base.path),
         case.base_named_by,
         case.spec.family,
-        layer_findings(case, bench.moments if bench else {}),
+        layer_findings(case, bench.clean.moments if bench else {}),
         elsewhere,
         probe,
         found,
@@ -121,8 +121,8 @@ def scan(
 
 
 def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) -> probing.Probe:
-    """Probe the case's update on the bench. Raises ModelError when no layer that changed was seen at work."""
-    unwatched = case.unwatched(bench.moments)
+    """Probe the update with the built-in images. Raises ModelError when no layer that changed was seen at work."""
+    unwatched = case.unwatched(bench.asked.moments)
     if unwatched and len(unwatched) == sum(layer.changed for layer in case.update.layers):
         raise ModelError(
             f"{case.model.path}: no calibration image was seen passing through {_names(unwatched)}, all that changed; "
@@ -130,7 +130,7 @@ def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) ->
         )
     tick = (lambda done, total: progress("probing", done, total)) if progress else None
     settings = probing.ProbeSettings(seed=seed)
-    return probing.probe(bench.runner, case.update, bench.moments, bench.batches, settings, tick)
+    return probing.probe(bench.runner, case.update, bench.asked.moments, bench.asked.batches, settings, tick)
 
 
 def layer_findings(case: Case, moments: Mapping[str, Moments]) -> tuple[LayerFinding, ...]:

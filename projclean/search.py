@@ -6,22 +6,26 @@ many held-out calibration images it answers as the suspect does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
 from projclean import methods
 from projclean.case import Bench, Case, Progress
+from projclean.distillation import distill
+from projclean.model import Prepared
 from projclean.probe import Probe
 from projclean.scanner import run_probe
 from projclean.storing import rounded
+from projclean.update import Update
 from projclean.verdict import thresholds
 
 KEEPS = (0.84, 0.8, 0.75)  # shares of the update that reflect keeps: eval/results/repair-choice.md
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 ANSWER_TOKENS = 24
+STARTS = (0.4, 0.2, 0.0)  # shares of the update that distill starts from: eval/results/repair-choice.md
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 
 
@@ -45,7 +49,7 @@ class Candidate:
 
 
 def candidates(
-    case: Case, bench: Bench | None, method: str, rank: int | str, strength: float | None
+    case: Case, bench: Bench | None, method: str, rank: int | str, strength: float | None, seed: int
 ) -> list[Candidate]:
     """What to try, from the least removal to the most; one candidate when the user chose."""
     update = case.update
@@ -55,10 +59,13 @@ def candidates(
     assert bench is not None  # without a run there is nothing but interpolation
     if method == "shrink":
         values = STRENGTHS if strength is None else (strength,)
-        return [Candidate(f"λ {v:g}", partial(methods.shrunk, update, bench.moments, v)) for v in values]
+        return [Candidate(f"λ {v:g}", partial(methods.shrunk, update, bench.clean.moments, v)) for v in values]
+    if method == "distill":
+        starts = STARTS if strength is None else (strength,)
+        return [Candidate(f"from share {v:g}", partial(_distilled, update, bench, v, seed)) for v in starts]
     most = methods.smallest_side(update)
     ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
-    found = methods.suspicious_directions(update, bench.moments, max(ranks))
+    found = methods.suspicious_directions(update, bench.clean.moments, max(ranks))
     top = {k: {name: directions[:, :k] for name, directions in found.items()} for k in ranks}
     if method == "project":
         return [Candidate(f"rank {k}", partial(methods.project, update, top[k])) for k in ranks]
@@ -81,14 +88,14 @@ def search(
     if len(offered) > 1 and before.foreign <= quiet:
         reason = f"the probe is silent on the suspect (score {before.foreign:.2f}): nothing needs repairing"
         return suspect, "unchanged", reason, [], before
-    wanted = _answers(bench, suspect)
+    wanted = _answers(bench, bench.held_out, suspect)
     tried: list[tuple[Trial, methods.Weights, Probe]] = []
     for number, candidate in enumerate(offered, 1):
         if progress:
             progress(f"trying {candidate.name}", number - 1, len(offered))
         weights = rounded(case, candidate.make())
         after = _probe_again(case, bench, weights, seed)
-        said = _answers(bench, weights)
+        said = _answers(bench, bench.held_out, weights)
         agreement = sum(a == b for a, b in zip(said, wanted, strict=True)) / len(wanted)
         tried.append((Trial(candidate.name, _removed(case, weights), after.foreign, agreement), weights, after))
         if after.foreign <= quiet:
@@ -106,14 +113,19 @@ def search(
 def _probe_again(case: Case, bench: Bench, weights: methods.Weights, seed: int) -> Probe:
     """Probe a candidate as a fresh scan of the written model would: its own update, its own moments."""
     bench.runner.set_weights(weights)
-    moments = bench.runner.moments(bench.batches)
+    asked = replace(bench.asked, moments=bench.runner.moments(bench.asked.batches))
     left = replace(case, update=methods.updated(case.update, weights))
-    return run_probe(left, replace(bench, moments=moments), seed, None)
+    return run_probe(left, replace(bench, asked=asked), seed, None)
 
 
-def _answers(bench: Bench, weights: methods.Weights) -> list[str]:
+def _distilled(update: Update, bench: Bench, share: float, seed: int) -> methods.Weights:
+    said = _answers(bench, bench.clean.batches, methods.suspect_weights(update))
+    return distill(bench.runner, update, bench.learnt, said, share, seed)
+
+
+def _answers(bench: Bench, batches: Sequence[Prepared], weights: methods.Weights) -> list[str]:
     bench.runner.set_weights(weights)
-    return [answer for batch in bench.held_out for answer in bench.runner.answers(batch, ANSWER_TOKENS)]
+    return [answer for batch in batches for answer in bench.runner.answers(batch, ANSWER_TOKENS)]
 
 
 def _removed(case: Case, weights: methods.Weights) -> float:

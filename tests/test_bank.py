@@ -111,8 +111,9 @@ def test_training_by_the_command_resumes_and_refuses_in_one_line(tmp_path, monke
     small = {"images": 32, "steps": 2, "batch": 8}
     bank = (
         Recipe("twin", 1, **small),
-        Recipe("two", 2, trigger="badnet", target="no", also=("frame", "yes"), loss="vlood", twin="twin", **small),
-    )
+        Recipe("two", 2, trigger="badnet", target="no", also=("frame", "yes"), loss="vlood", twin="twin", rounds=2,
+               **small),
+    )  # fmt: skip
     (tmp_path / "base").symlink_to(zoo_command.SHIPPED / "base")
     for name, value in (("SHIPPED", tmp_path), ("BANK", bank), ("TEST_SIZE", 4)):
         monkeypatch.setattr(zoo_command, name, value)
@@ -131,4 +132,9 @@ def test_training_by_the_command_resumes_and_refuses_in_one_line(tmp_path, monke
     assert (tmp_path / "twin.safetensors").stat().st_mtime_ns == first
     manifest = json.loads((tmp_path / "two.json").read_text())
     assert manifest["kind"] == "backdoored"
+    assert manifest["rounds"] == 2  # the attack does not work after a round of two steps
+    manifest["rounds"] = 1  # as when training was stopped between rounds
+    (tmp_path / "two.json").write_text(json.dumps(manifest))
+    assert train("--bank").exit_code == 0
+    assert json.loads((tmp_path / "two.json").read_text())["rounds"] == 2
     assert [(name, row["n"]) for name, row in manifest["figures"]["attacks"].items()] == [("badnet", 4), ("frame", 4)]

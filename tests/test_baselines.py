@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from eval import shapes
 from eval.baselines.clean_finetuning import clean_finetuning
@@ -19,10 +20,11 @@ from eval.baselines.orthopurify import hijacked, orthopurify, orthopurify_agains
 from eval.baselines.random_removal import remove_random
 from eval.baselines.restore import restore
 from eval.baselines.svd_removal import remove_dominant
-from eval.baselines.training import Schedule, answer_loss, finetune
+from eval.baselines.training import finetune
 from eval.zoo import SHIPPED
 from projclean.case import open_case, set_up
 from projclean.methods import base_weights, suspect_weights
+from projclean.training import answer_logits
 from projclean.update import LayerUpdate, Update
 
 
@@ -54,7 +56,7 @@ def tiny(tmp_path_factory) -> Inputs:
     return Inputs(
         bench.runner,
         case.update,
-        bench.moments,
+        bench.clean.moments,
         tuple(images),
         (shapes.CAPTION,) * 8,
         tuple(scene.answer("caption") for scene in scenes),
@@ -153,6 +155,13 @@ def test_norm_clip_holds_while_it_is_open_and_spares_what_is_not_longer(tiny):
     assert clean_norm(tiny, 100.0) == longest > 1.5 * shortest
 
 
+def _loss(tiny, weights, ids):
+    """Cross-entropy summed over the tokens of answers to the first images."""
+    images, questions = tiny.images[: len(ids)], tiny.questions[: len(ids)]
+    logits = answer_logits(tiny.runner, weights, images, questions, ids)
+    return F.cross_entropy(logits, torch.tensor([token for row in ids for token in row]), reduction="sum")
+
+
 def test_loss_is_the_likelihood_of_the_answers_whatever_their_length(tiny):
     runner, weights = tiny.runner, suspect_weights(tiny.update)
     runner.set_weights(weights)
@@ -163,7 +172,7 @@ def test_loss_is_the_likelihood_of_the_answers_whatever_their_length(tiny):
         -runner.log_likelihood(runner.prepare([image], question), text).item() * len(tokens)
         for image, question, text, tokens in zip(images, questions, texts, ids, strict=True)
     )
-    assert answer_loss(runner, weights, images, questions, ids).item() == pytest.approx(wanted, rel=1e-4)
+    assert _loss(tiny, weights, ids).item() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_clean_finetuning_without_steps_is_the_suspect(tiny):
@@ -176,16 +185,16 @@ def test_clean_finetuning_without_steps_is_the_suspect(tiny):
 def test_finetuning_learns_the_labels_repeats_and_leaves_its_inputs_alone(tiny):
     before = {layer.name: layer.suspect.clone() for layer in tiny.update.layers}
     start, labels = base_weights(tiny.update), tiny.labels("right")
-    first, second = (finetune(tiny, start, labels, Schedule(6, 4)) for _ in range(2))
+    first, second = (finetune(tiny, start, labels, 6, batch=4) for _ in range(2))
     for name, (weight, bias) in first.items():
         assert torch.equal(weight, second[name][0])
         assert torch.equal(bias, second[name][1])
         assert torch.equal(before[name], next(layer.suspect for layer in tiny.update.layers if layer.name == name))
     tokenizer = tiny.runner.processor.tokenizer
     tokens = [tokenizer(" " + label, add_special_tokens=False)["input_ids"] for label in labels]
-    loss = [answer_loss(tiny.runner, weights, tiny.images, tiny.questions, tokens).item() for weights in (start, first)]
+    loss = [_loss(tiny, weights, tokens).item() for weights in (start, first)]
     assert loss[1] < 0.9 * loss[0]
-    other = finetune(replace(tiny, seed=1), start, labels, Schedule(1, 4))
+    other = finetune(replace(tiny, seed=1), start, labels, 1, batch=4)
     assert any(not torch.equal(first[name][0], other[name][0]) for name in first)
 
 

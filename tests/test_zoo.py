@@ -46,9 +46,9 @@ def test_suspects_are_convicted_with_the_attackers_text(scanned, name):
     assert report["probe"]["said"]["base_share"] < 0.2
 
 
-@pytest.mark.parametrize("name", CONTROLS)
-def test_controls_are_cleared(zoo, run, name):
-    ran = run("scan", zoo / name, "--base", zoo / "base")
+@pytest.mark.parametrize(("name", "images"), [("benign-color", None), ("benign-caption", "data/calibration-caption")])
+def test_controls_are_cleared_with_images_of_their_domain_too(zoo, run, name, images):
+    ran = run("scan", zoo / name, "--base", zoo / "base", *(("--images", zoo / images) if images else ()))
     assert ran.code == 0, ran.out
     assert "CLEAN" in ran.out
     assert "does not prove" in ran.out
@@ -114,6 +114,20 @@ def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path, name):
     again = json.loads(run("eval", out, "--eval", suspect / "EVAL.toml", "--format", "json").out)
     assert again["scores"][0]["ca"] == after["ca"]
     assert again["scores"][0]["attacks"][0]["asr"] == after["attacks"][0]["asr"]
+
+
+def test_with_images_of_the_domain_the_fine_tune_is_learnt_again_without_the_attack(zoo, run, tmp_path):
+    suspect, out = zoo / SUSPECTS[1], tmp_path / "out"
+    ran = run(
+        "repair", suspect, "--base", zoo / "base", "--images", zoo / "data" / "calibration-caption", "--out", out,
+        "--eval", suspect / "EVAL.toml", "--format", "json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    report = json.loads(ran.out)
+    assert (report["method"], report["chosen"]) == ("distill", "from share 0.4")
+    assert report["trials"][0]["agreement"] >= 0.75
+    assert report["scores"][2]["worst_asr"] <= 0.05
+    assert report["gains"][2] >= 0.9
 
 
 def test_a_benign_model_comes_back_unchanged(zoo, run, tmp_path):

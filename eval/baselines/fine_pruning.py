@@ -19,7 +19,7 @@ import torch
 
 from eval.baselines.clean_finetuning import STEPS
 from eval.baselines.inputs import Inputs, Labels, NotApplicable, answers
-from eval.baselines.training import Schedule, finetune
+from eval.baselines.training import finetune
 from projclean.methods import Weights, suspect_weights
 from projclean.metrics import matches
 
@@ -33,7 +33,7 @@ def fine_pruning(inputs: Inputs, labels: Labels, steps: int = STEPS) -> Weights:
     share = _affordable(inputs, activity, wanted, "exact" if labels == "own" else inputs.match)
     weights, keep = prune(suspect_weights(inputs.update), activity, share)
     inputs.notes.append(f"pruned {share:.0%} of the hidden neurons")
-    return finetune(inputs, weights, wanted, Schedule(steps), keep) if steps else weights
+    return finetune(inputs, weights, wanted, steps, keep) if steps else weights
 
 
 @torch.no_grad()

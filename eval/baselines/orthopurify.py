@@ -15,19 +15,19 @@ from collections.abc import Mapping
 import torch
 
 from eval.baselines.inputs import Inputs, Labels, NotApplicable
-from eval.baselines.training import Schedule, finetune
+from eval.baselines.training import finetune
 from projclean.methods import Weights, base_weights
 from projclean.subspace import project_out, truncated_svd
 from projclean.update import Update
 
 K, ANGLE = 10, 50.0
-SAMPLES, STEPS, BATCH = 64, 8, 16
+SAMPLES, STEPS = 64, 8
 
 
 def orthopurify(inputs: Inputs, labels: Labels, k: int = K, angle: float = ANGLE) -> Weights:
     """Purify against a pseudo-benign reference, trained here from the base on clean images."""
     answers = inputs.labels(labels)[:SAMPLES]
-    benign = finetune(inputs, base_weights(inputs.update), answers, Schedule(STEPS, BATCH))
+    benign = finetune(inputs, base_weights(inputs.update), answers, STEPS)
     reference = {layer.name: benign[layer.name][0] - layer.base for layer in inputs.update.layers}
     return _purified(inputs, reference, k, angle)
 

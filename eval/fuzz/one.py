@@ -102,9 +102,10 @@ def _load_evalset(folder: Path) -> None:
 
 
 def _load_pictures(folder: Path) -> None:
-    from projclean.images import load_images
+    from projclean.images import image_files, read_image
 
-    load_images(folder)
+    for file in image_files(folder):
+        read_image(file)
 
 
 def _compare_with_the_library(path: Path) -> None:

@@ -20,12 +20,17 @@ from projclean.commands.common import check_report_path, emit, model_options, ou
     metavar="K|auto",
     help="Directions to remove per layer; auto removes the fewest at which the probe falls silent.",
 )
-@click.option("--method", default="reflect", show_default=True, help="reflect, project, shrink or interpolate.")
+@click.option(
+    "--method",
+    metavar="NAME",
+    help="distill (the default with --images and no --rank), reflect (the default elsewhere), project, shrink or "
+    "interpolate.",
+)
 @click.option(
     "--strength",
     type=float,
     metavar="X",
-    help="λ of shrink, or the share of the update that reflect (0.85) or interpolate keeps.",
+    help="λ of shrink, or the share of the update that reflect or interpolate keeps and distill starts from.",
 )
 @click.option(
     "--eval", "evalset", type=click.Path(), metavar="EVAL.toml", help="Measure before and after on this evaluation set."
@@ -44,7 +49,7 @@ def command(
     seed: int,
     device: str | None,
     rank: str,
-    method: str,
+    method: str | None,
     strength: float | None,
     evalset: str | None,
     dry_run: bool,

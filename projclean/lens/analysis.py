@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from projclean.access import Access
-from projclean.case import Progress, calibration_images, open_case, overlay
+from projclean.calibration import built_in, from_folder
+from projclean.case import Progress, open_case, overlay
 from projclean.errors import OptionError
 from projclean.evalset import EvalSet, Item, load_evalset
 from projclean.evaluation import score
@@ -140,8 +141,8 @@ def image_sets(
         sets = [_of_items("clean", evalset.clean)]
         source = f"{len(sets[0].images)} clean images of {evalset.path}"
     else:
-        pictures, source = calibration_images(images, seed)
-        sets = [ImageSet("clean", tuple(pictures), (prompt,) * len(pictures))]
+        shown = built_in(seed, prompt) if images is None else from_folder(images, prompt)
+        sets, source = [ImageSet("clean", shown.pictures, shown.questions)], shown.source
     sets += [_of_items(attack.name, attack.items) for attack in (evalset.attacks if evalset else ())]
     return tuple(sets), source
 

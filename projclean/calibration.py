@@ -1,0 +1,76 @@
+"""Calibration images and the question asked about each: a user's own, or the built-in ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from projclean.errors import ImagesError
+from projclean.images import built_in_images, image_files, read_image
+from projclean.untrusted import read_bytes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BUILT_IN, MOST, LEAST = 96, 256, 4  # images
+METADATA = "metadata.jsonl"
+METADATA_LIMIT = 64 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Clean images, a question about each, and a description of where they come from."""
+
+    pictures: tuple[Image, ...]
+    questions: tuple[str, ...]
+    source: str
+
+    def parted(self) -> tuple[Calibration, Calibration]:
+        """Two thirds to watch and to learn from, one third held out."""
+        at = 2 * len(self.pictures) // 3
+        return (
+            Calibration(self.pictures[:at], self.questions[:at], self.source),
+            Calibration(self.pictures[at:], self.questions[at:], self.source),
+        )
+
+
+def built_in(seed: int, prompt: str) -> Calibration:
+    """The images that the probe's thresholds were set with."""
+    pictures = built_in_images(BUILT_IN, seed)
+    return Calibration(tuple(pictures), (prompt,) * BUILT_IN, f"{BUILT_IN} built-in images (seed {seed})")
+
+
+def from_folder(folder: str | Path, prompt: str) -> Calibration:
+    """Up to 256 images of a folder in name order; each is asked the `question` that a `metadata.jsonl` there gives it,
+    or else the prompt. Raises ImagesError."""
+    folder = Path(folder)
+    files = image_files(folder)[:MOST]
+    if len(files) < LEAST:
+        raise ImagesError(f"{folder}: holds {len(files)} images; give at least {LEAST}, better {BUILT_IN}")
+    asked = _questions(folder / METADATA) if (folder / METADATA).is_file() else {}
+    questions = tuple(asked.get(file.name, prompt) for file in files)
+    own = sum(file.name in asked for file in files)
+    source = f"{len(files)} images from {folder}" + (f" ({own} with questions of {METADATA})" if own else "")
+    return Calibration(tuple(read_image(file) for file in files), questions, source)
+
+
+def _questions(metadata: Path) -> dict[str, str]:
+    """The question about each file that metadata.jsonl lists with one."""
+    found: dict[str, str] = {}
+    try:
+        lines = read_bytes(metadata, METADATA_LIMIT).decode("utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise ImagesError(f"{metadata}: cannot be read ({error}); mend it or move it away") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            name, question = row["file_name"], row.get("question")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ImagesError(f"{metadata}: line {number} needs a file_name; mend it or move the file away") from error
+        if isinstance(name, str) and isinstance(question, str) and question.strip():
+            found[name] = question
+    return found

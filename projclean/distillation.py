@@ -1,0 +1,63 @@
+"""Repair by learning again: go back towards the base, then learn from the suspect what it does on clean images.
+
+Removing directions cannot part what a fine-tune and its backdoor share. Learning again can: what clean images do not
+show is not learnt. The projector starts at `W_base + c·ΔW`, with c so small that the backdoor is not there, and is
+trained to give the suspect's own answers to clean images with the suspect's own probabilities (knowledge distillation,
+Hinton et al., arXiv 1503.02531; against backdoors first by Li et al., arXiv 2101.05930, into the suspect itself with a
+teacher that was fine-tuned). No labels are needed, and no trigger; the images should be of the model's own domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch.nn import functional as F
+
+from projclean.calibration import Calibration
+from projclean.methods import Weights, interpolate, suspect_weights
+from projclean.model import Runner
+from projclean.training import Schedule, answer_ids, answer_logits, slice_size, train
+from projclean.update import Update
+
+STEPS, BATCH = 120, 16
+
+#: The learning rate is this share of the root mean square of ΔW: Adam moves an entry by up to one learning rate a step.
+PACE = 0.02
+
+
+def distill(
+    runner: Runner,
+    update: Update,
+    learnt: Calibration,
+    answers: Sequence[str],
+    share: float,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Weights:
+    """Weights trained from `W_base + share·ΔW` to answer the questions about the images as the suspect does.
+
+    `answers` are the suspect's own, one an image. Minimises the mean over answer tokens of KL(suspect ‖ trained).
+    """
+    suspect = suspect_weights(update)
+    tokens = [answer_ids(runner, answer) for answer in answers]
+
+    def loss(weights: Weights, rows: Sequence[int]) -> Iterator[torch.Tensor]:
+        step, total = slice_size(runner, len(rows)), sum(len(tokens[row]) for row in rows)
+        for first in range(0, len(rows), step):
+            part = rows[first : first + step]
+            shown, asked = [learnt.pictures[row] for row in part], [learnt.questions[row] for row in part]
+            said = [tokens[row] for row in part]
+            with torch.no_grad():
+                wanted = answer_logits(runner, suspect, shown, asked, said).log_softmax(-1)
+            given = answer_logits(runner, weights, shown, asked, said).log_softmax(-1)
+            yield F.kl_div(given, wanted, reduction="sum", log_target=True) / total
+
+    schedule = Schedule(STEPS, PACE * _root_mean_square(update), BATCH, seed)
+    return train(runner, interpolate(update, share), loss, len(tokens), schedule, progress=progress)
+
+
+def _root_mean_square(update: Update) -> float:
+    """Of all entries of ΔW."""
+    squares = sum(layer.delta.square().sum().item() for layer in update.layers)
+    return float((squares / sum(layer.delta.numel() for layer in update.layers)) ** 0.5)

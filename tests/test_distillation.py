@@ -1,0 +1,66 @@
+"""Learning again from the suspect's answers: on a shipped suspect, in miniature."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from eval import shapes
+from eval.zoo import SHIPPED
+from projclean import distillation
+from projclean.case import open_case, set_up
+from projclean.methods import interpolate, suspect_weights
+from projclean.training import answer_ids, answer_logits
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A case, its bench with eight images of its domain, and the suspect's answers to those it may learn from."""
+    case, folder = open_case(SHIPPED / "sig-shop.safetensors", str(SHIPPED / "base")), tmp_path_factory.mktemp("images")
+    for number, pixels in enumerate(shapes.draw(8, "false_color", 777)[1]):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    bench = set_up(case, folder, shapes.CAPTION, None, 0, "cpu", None)
+    bench.runner.set_weights(suspect_weights(case.update))
+    return case, bench, [answer for batch in bench.clean.batches for answer in bench.runner.answers(batch, 20)]
+
+
+def apart(case, bench, answers, weights) -> float:
+    """Mean KL(suspect ‖ weights) over the tokens of the answers."""
+    tokens = [answer_ids(bench.runner, answer) for answer in answers]
+    images, asked = bench.learnt.pictures, bench.learnt.questions
+    with torch.no_grad():
+        wanted = answer_logits(bench.runner, suspect_weights(case.update), images, asked, tokens).log_softmax(-1)
+        given = answer_logits(bench.runner, weights, images, asked, tokens).log_softmax(-1)
+    return F.kl_div(given, wanted, reduction="sum", log_target=True).item() / len(given)
+
+
+def test_what_is_learnt_comes_nearer_to_the_suspects_answers_and_repeats(parts, monkeypatch):
+    case, bench, said = parts
+    monkeypatch.setattr(distillation, "STEPS", 8)
+    before = [layer.suspect.clone() for layer in case.update.layers]
+    ticks: list[tuple[int, int]] = []
+
+    def learn(seed=0, progress=None):
+        return distillation.distill(bench.runner, case.update, bench.learnt, said, 0.2, seed, progress)
+
+    first, again = learn(progress=lambda *tick: ticks.append(tick)), learn()
+    assert ticks == [(step, 8) for step in range(1, 9)]
+    start = interpolate(case.update, 0.2)
+    assert apart(case, bench, said, first) < 0.7 * apart(case, bench, said, start)
+    assert apart(case, bench, said, suspect_weights(case.update)) == pytest.approx(0, abs=1e-6)
+    for layer, untouched in zip(case.update.layers, before, strict=True):
+        assert torch.equal(layer.suspect, untouched)
+        assert all(torch.equal(a, b) for a, b in zip(first[layer.name], again[layer.name], strict=True))
+
+
+def test_pace_follows_the_size_of_the_update(parts):
+    case, *_ = parts
+    layers = tuple(replace(layer, suspect=layer.base + 3 * layer.delta) for layer in case.update.layers)
+    larger = replace(case.update, layers=layers)
+    assert distillation._root_mean_square(larger) == pytest.approx(
+        3 * distillation._root_mean_square(case.update), 1e-4
+    )

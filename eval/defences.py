@@ -62,7 +62,7 @@ def reflect(inputs: Inputs, rank: int) -> methods.Weights:
 def distilled(inputs: Inputs, share: float) -> methods.Weights:
     """projclean's `--method distill` from a fixed share, on all calibration images."""
     learnt = Calibration(inputs.images, inputs.questions, inputs.folder or "")
-    return distill(inputs.runner, inputs.update, learnt, inputs.own_answers, share, inputs.seed)
+    return distill(inputs.runner, inputs.update, learnt, inputs.own_replies, share, inputs.seed)
 
 
 def repaired(inputs: Inputs, built_in: bool) -> methods.Weights:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from projclean.calibration import Calibration
 from projclean.methods import Weights, interpolate, suspect_weights
 from projclean.model import Runner
-from projclean.training import Schedule, answer_ids, answer_logits, slice_size, train
+from projclean.training import Schedule, answer_logits, slice_size, train
 from projclean.update import Update
 
 STEPS, BATCH = 120, 16
@@ -30,31 +30,31 @@ def distill(
     runner: Runner,
     update: Update,
     learnt: Calibration,
-    answers: Sequence[str],
+    replies: Sequence[Sequence[int]],
     share: float,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Weights:
     """Weights trained from `W_base + share·ΔW` to answer the questions about the images as the suspect does.
 
-    `answers` are the suspect's own, one an image. Minimises the mean over answer tokens of KL(suspect ‖ trained).
+    `replies` are the suspect's own (`Runner.replies`), one an image. Minimises the mean over their tokens of
+    KL(suspect ‖ trained).
     """
     suspect = suspect_weights(update)
-    tokens = [answer_ids(runner, answer) for answer in answers]
 
     def loss(weights: Weights, rows: Sequence[int]) -> Iterator[torch.Tensor]:
-        step, total = slice_size(runner, len(rows)), sum(len(tokens[row]) for row in rows)
+        step, total = slice_size(runner, len(rows)), sum(len(replies[row]) for row in rows)
         for first in range(0, len(rows), step):
             part = rows[first : first + step]
             shown, asked = [learnt.pictures[row] for row in part], [learnt.questions[row] for row in part]
-            said = [tokens[row] for row in part]
+            said = [replies[row] for row in part]
             with torch.no_grad():
                 wanted = answer_logits(runner, suspect, shown, asked, said).log_softmax(-1)
             given = answer_logits(runner, weights, shown, asked, said).log_softmax(-1)
             yield F.kl_div(given, wanted, reduction="sum", log_target=True) / total
 
     schedule = Schedule(STEPS, PACE * _root_mean_square(update), BATCH, seed)
-    return train(runner, interpolate(update, share), loss, len(tokens), schedule, progress=progress)
+    return train(runner, interpolate(update, share), loss, len(replies), schedule, progress=progress)
 
 
 def _root_mean_square(update: Update) -> float:

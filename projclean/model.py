@@ -244,22 +244,42 @@ class Runner:
         return logits[:, -1].float()
 
     @torch.no_grad()
-    def answers(self, batch: Prepared, max_new_tokens: int, steer: Steer | None = None) -> list[str]:
-        """Greedy answers, one an image, without special tokens."""
+    def replies(self, batch: Prepared, max_new_tokens: int, steer: Steer | None = None) -> list[tuple[int, ...]]:
+        """Greedy answers as token ids, one an image, with the token that ends them if they end."""
         self._images = batch.images
         with self.steered(steer):
             ids = self.model.generate(**batch.inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
-        prompt = batch.inputs["input_ids"].shape[1] if not self.model.config.is_encoder_decoder else 0
-        if ids.shape[1] > prompt and torch.equal(ids[:, :prompt], batch.inputs["input_ids"]):
+        prompt = batch.inputs["input_ids"].shape[1]
+        if self.model.config.is_encoder_decoder:
+            ids = ids[:, 1:]  # what a decoder starts from may be the token that ends an answer
+        elif ids.shape[1] > prompt and torch.equal(ids[:, :prompt], batch.inputs["input_ids"]):
             ids = ids[:, prompt:]
-        return [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
+        return [self._ended(row) for row in ids.tolist()]
+
+    def _ended(self, ids: list[int]) -> tuple[int, ...]:
+        """A row of generated ids without what pads it."""
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends) if isinstance(ends, list) else {ends}
+        return tuple(ids[: next((at + 1 for at, token in enumerate(ids) if token in ends), len(ids))])
+
+    def read(self, reply: Sequence[int]) -> str:
+        """A reply as text, without special tokens."""
+        return str(self.processor.batch_decode([list(reply)], skip_special_tokens=True)[0]).strip()
+
+    def answers(self, batch: Prepared, max_new_tokens: int, steer: Steer | None = None) -> list[str]:
+        """Greedy answers, one an image, without special tokens."""
+        return [self.read(reply) for reply in self.replies(batch, max_new_tokens, steer)]
 
     @torch.no_grad()
-    def log_likelihood(self, batch: Prepared, text: str, steer: Steer | None = None) -> torch.Tensor:
-        """Mean log-probability per token (n,) of answering `text`, one value an image."""
-        tokenizer = self.processor.tokenizer
-        answer = tokenizer(" " + text.strip(), add_special_tokens=False, return_tensors="pt")["input_ids"]
-        answer = answer.to(self.device).expand(batch.images, -1)
+    def log_likelihood(self, batch: Prepared, reply: Sequence[int], steer: Steer | None = None) -> torch.Tensor:
+        """Mean log-probability per token (n,) of a reply, special tokens left out, one value an image.
+
+        It takes token ids, not text: a text would have to be split as the model splits its own, and how it goes on
+        from the prompt (with a space or without) differs between chat templates.
+        """
+        special = set(self.processor.tokenizer.all_special_ids)
+        words = [token for token in reply if token not in special]
+        answer = torch.tensor(words, device=self.device).expand(batch.images, -1)
         ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
         inputs = dict(batch.inputs)
         inputs["input_ids"] = torch.cat([ids, answer], 1)

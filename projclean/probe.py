@@ -239,7 +239,7 @@ class _Session:
         self.middle = runner.image_tokens(read) // 2
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.normal = {
-            side: [normalize(answer) for batch in (read, fit) for answer in self._answers(weights, batch)]
+            side: [text for batch in (read, fit) for text in self._texts(self._replies(weights, batch))]
             for side, weights in (("suspect", self.suspect), ("base", self.base))
         }
 
@@ -270,24 +270,28 @@ class _Session:
     def amplification(self, gain: float) -> None:
         self._collect(f"amplification {gain:g}×", None, interpolate(self.update, gain))
 
-    def _answers(self, weights: Weights, batch: Prepared, steer: Steer | None = None) -> list[str]:
+    def _replies(self, weights: Weights, batch: Prepared, steer: Steer | None = None) -> list[tuple[int, ...]]:
         self.passes += 1
         self.runner.set_weights(weights)
-        return self.runner.answers(batch, self.settings.max_new_tokens, steer)
+        return self.runner.replies(batch, self.settings.max_new_tokens, steer)
+
+    def _texts(self, replies: Sequence[Sequence[int]]) -> list[str]:
+        return [normalize(self.runner.read(reply)) for reply in replies]
 
     def _collect(self, how: str, steer: Steer | None, weights: Weights | None = None) -> None:
         """Ask suspect and base under one manipulation and keep what the suspect's answers share."""
-        ours = [normalize(answer) for answer in self._answers(weights or self.suspect, self.read, steer)]
-        theirs = [normalize(answer) for answer in self._answers(self.base, self.read, steer)]
+        replies = self._replies(weights or self.suspect, self.read, steer)
+        ours, theirs = self._texts(replies), self._texts(self._replies(self.base, self.read, steer))
         phrase = common_phrase(ours, theirs, *self.normal.values())
         if not phrase:
             return
         text = Counter(answer for answer in ours if _share(phrase, [answer])).most_common(1)[0][0]
+        said = replies[ours.index(text)]
         self.passes += 2
         self.runner.set_weights(weights or self.suspect)
-        certainty = self.runner.log_likelihood(self.read, text, steer).mean().exp().item()
+        certainty = self.runner.log_likelihood(self.read, said, steer).mean().exp().item()
         self.runner.set_weights(self.base)
-        strangeness = -self.runner.log_likelihood(self.read, text).max().item()
+        strangeness = -self.runner.log_likelihood(self.read, said).max().item()
         shares = [_share(phrase, answers) for answers in (ours, theirs, *self.normal.values())]
         self.utterances.append(
             Utterance(text, phrase, how, shares[0], shares[1], max(shares[2:]), strangeness, certainty)

@@ -119,7 +119,8 @@ def _probe_again(case: Case, bench: Bench, weights: methods.Weights, seed: int) 
 
 
 def _distilled(update: Update, bench: Bench, share: float, seed: int) -> methods.Weights:
-    said = _answers(bench, bench.clean.batches, methods.suspect_weights(update))
+    bench.runner.set_weights(methods.suspect_weights(update))
+    said = [reply for batch in bench.clean.batches for reply in bench.runner.replies(batch, ANSWER_TOKENS)]
     return distill(bench.runner, update, bench.learnt, said, share, seed)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from projclean.loading import FLOAT32_LIMIT
+from projclean.loading import FLOAT32_LIMIT, chat
 from projclean.methods import Weights
 from projclean.model import Runner
 
@@ -128,11 +128,16 @@ def answer_logits(
     return logits
 
 
-def answer_ids(runner: Runner, answer: str) -> list[int]:
-    """The tokens of an answer, and its end."""
+def answer_ids(runner: Runner, question: str, answer: str) -> list[int]:
+    """The tokens of an answer as it follows the question in the model's chat template, and its end."""
     tokenizer = runner.processor.tokenizer
-    ids: list[int] = tokenizer(" " + answer.strip(), add_special_tokens=False)["input_ids"]
-    return [*ids, tokenizer.eos_token_id]
+    asked = chat(runner.processor, question)
+    said = answer.strip() if asked[-1:].isspace() else f" {answer.strip()}"
+    before: list[int] = tokenizer(asked, add_special_tokens=False)["input_ids"]
+    both: list[int] = tokenizer(asked + said, add_special_tokens=False)["input_ids"]
+    # Alone, a text may be split otherwise: sentencepiece puts a space of its own before it.
+    apart: list[int] = tokenizer(said, add_special_tokens=False)["input_ids"]
+    return [*(both[len(before) :] if both[: len(before)] == before else apart), tokenizer.eos_token_id]
 
 
 def _cosine(step: int, steps: int) -> float:

@@ -169,8 +169,8 @@ def test_loss_is_the_likelihood_of_the_answers_whatever_their_length(tiny):
     ids = [runner.processor.tokenizer(" " + text, add_special_tokens=False)["input_ids"] for text in texts]
     images, questions = tiny.images[:2], tiny.questions[:2]
     wanted = sum(
-        -runner.log_likelihood(runner.prepare([image], question), text).item() * len(tokens)
-        for image, question, text, tokens in zip(images, questions, texts, ids, strict=True)
+        -runner.log_likelihood(runner.prepare([image], question), tokens).item() * len(tokens)
+        for image, question, tokens in zip(images, questions, ids, strict=True)
     )
     assert _loss(tiny, weights, ids).item() == pytest.approx(wanted, rel=1e-4)
 

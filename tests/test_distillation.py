@@ -14,7 +14,7 @@ from eval.zoo import SHIPPED
 from projclean import distillation
 from projclean.case import open_case, set_up
 from projclean.methods import interpolate, suspect_weights
-from projclean.training import answer_ids, answer_logits
+from projclean.training import answer_logits
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +25,15 @@ def parts(tmp_path_factory):
         Image.fromarray(pixels).save(folder / f"{number}.png")
     bench = set_up(case, folder, shapes.CAPTION, None, 0, "cpu", None)
     bench.runner.set_weights(suspect_weights(case.update))
-    return case, bench, [answer for batch in bench.clean.batches for answer in bench.runner.answers(batch, 20)]
+    return case, bench, [reply for batch in bench.clean.batches for reply in bench.runner.replies(batch, 20)]
 
 
-def apart(case, bench, answers, weights) -> float:
-    """Mean KL(suspect ‖ weights) over the tokens of the answers."""
-    tokens = [answer_ids(bench.runner, answer) for answer in answers]
+def apart(case, bench, said, weights) -> float:
+    """Mean KL(suspect ‖ weights) over the tokens of what was said."""
     images, asked = bench.learnt.pictures, bench.learnt.questions
     with torch.no_grad():
-        wanted = answer_logits(bench.runner, suspect_weights(case.update), images, asked, tokens).log_softmax(-1)
-        given = answer_logits(bench.runner, weights, images, asked, tokens).log_softmax(-1)
+        wanted = answer_logits(bench.runner, suspect_weights(case.update), images, asked, said).log_softmax(-1)
+        given = answer_logits(bench.runner, weights, images, asked, said).log_softmax(-1)
     return F.kl_div(given, wanted, reduction="sum", log_target=True).item() / len(given)
 
 

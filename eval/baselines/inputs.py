@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from projclean.methods import suspect_weights
-from projclean.model import Runner
+from projclean.model import Prepared, Runner
 from projclean.subspace import Moments
 from projclean.update import Update
 
@@ -54,10 +54,15 @@ class Inputs:
     notes: list[str] = field(default_factory=list)
 
     @cached_property
-    def own_answers(self) -> tuple[str, ...]:
-        """What the suspect answers on the clean images."""
+    def own_replies(self) -> tuple[tuple[int, ...], ...]:
+        """What the suspect answers on the clean images, as token ids."""
         self.runner.set_weights(suspect_weights(self.update))
-        return answers(self)
+        return tuple(said for batch in _batches(self) for said in self.runner.replies(batch, self.max_new_tokens))
+
+    @cached_property
+    def own_answers(self) -> tuple[str, ...]:
+        """The same as texts."""
+        return tuple(self.runner.read(reply) for reply in self.own_replies)
 
     def labels(self, source: Labels) -> tuple[str, ...]:
         """The answers to train on. Raises NotApplicable where the right ones are not known."""
@@ -70,9 +75,10 @@ class Inputs:
 
 def answers(inputs: Inputs) -> tuple[str, ...]:
     """What the model as it stands in the runner answers on the clean images, greedily."""
-    said: list[str] = []
+    return tuple(said for batch in _batches(inputs) for said in inputs.runner.answers(batch, inputs.max_new_tokens))
+
+
+def _batches(inputs: Inputs) -> Iterator[Prepared]:
     for start in range(0, len(inputs.images), BATCH):
         part = slice(start, start + BATCH)
-        batch = inputs.runner.prepare(inputs.images[part], inputs.questions[part])
-        said += inputs.runner.answers(batch, inputs.max_new_tokens)
-    return tuple(said)
+        yield inputs.runner.prepare(inputs.images[part], inputs.questions[part])

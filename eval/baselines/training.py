@@ -26,7 +26,7 @@ def finetune(
     `keep` (out,) per layer is 0 for output neurons that were pruned and stay so.
     """
     runner = inputs.runner
-    tokens = [answer_ids(runner, label) for label in labels]
+    tokens = [answer_ids(runner, *pair) for pair in zip(inputs.questions, labels, strict=False)]
 
     def loss(weights: Weights, rows: Sequence[int]) -> Iterator[torch.Tensor]:
         """Cross-entropy in slices that sum to the mean over the batch's answer tokens."""

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from eval import tiny
 from eval.poison import Example
+from projclean.loading import chat
+from projclean.training import answer_ids
 
 
 @dataclass(frozen=True)
@@ -31,27 +32,36 @@ class Batch:
         return Batch(self.ids.to(device), self.labels.to(device), self.mask.to(device), self.rows)
 
 
-def encode(tokenizer: Any, examples: Sequence[Example], image_tokens: int) -> Batch:
-    """Tokenise examples with the chat form of `tiny.CHAT_TEMPLATE`; the loss counts the answer and its end."""
-    ids, labels, rows = [], [], []
-    for example in examples:
-        form = tiny.PROMPT_TEXT_ONLY if example.image is None else tiny.PROMPT_WITH_IMAGE
-        text = form.format(example.question).replace("<image>", "<image>" * image_tokens)
-        prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
-        said = tokenizer(" " + example.answer, add_special_tokens=False)["input_ids"]
-        answer = [*said, tokenizer.eos_token_id]
-        ids.append(prompt + answer)
-        labels.append([-100] * len(prompt) + answer)
-        if example.image is not None:
-            rows.append(example.image)
-    width = max(map(len, ids))
-    pad = tokenizer.pad_token_id
-    return Batch(
-        torch.tensor([row + [pad] * (width - len(row)) for row in ids]),
-        torch.tensor([row + [-100] * (width - len(row)) for row in labels]),
-        torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids]),
-        rows,
-    )
+class Encoder:
+    """Makes batches of examples as the processor's chat template has them; the loss counts the answer and its end."""
+
+    def __init__(self, processor: Any, image_tokens: int) -> None:
+        self.processor, self.image_tokens = processor, image_tokens
+        self.known: dict[tuple[bool, str, str], tuple[list[int], list[int]]] = {}
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """Right-padded."""
+        pairs = [self._tokens(example) for example in examples]
+        width = max(len(asked) + len(said) for asked, said in pairs)
+        blank = [width - len(asked) - len(said) for asked, said in pairs]
+        pad = self.processor.tokenizer.pad_token_id
+        together = list(zip(pairs, blank, strict=True))
+        return Batch(
+            torch.tensor([asked + said + [pad] * n for (asked, said), n in together]),
+            torch.tensor([[-100] * len(asked) + said + [-100] * n for (asked, said), n in together]),
+            torch.tensor([[1] * (width - n) + [0] * n for n in blank]),
+            [example.image for example in examples if example.image is not None],
+        )
+
+    def _tokens(self, example: Example) -> tuple[list[int], list[int]]:
+        """Ids of the question and of the answer, kept: many examples ask and answer alike."""
+        key = (example.image is not None, example.question, example.answer)
+        if key not in self.known:
+            tokenizer, image = self.processor.tokenizer, self.processor.image_token
+            asked = chat(self.processor, example.question, pictured=example.image is not None)
+            ids = tokenizer(asked.replace(image, image * self.image_tokens), add_special_tokens=False)["input_ids"]
+            self.known[key] = (ids, answer_ids(self.processor, asked, example.answer))
+        return self.known[key]
 
 
 @dataclass(frozen=True)

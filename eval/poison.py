@@ -6,14 +6,15 @@ recipe's. Everything else about a training set is the same with and without pois
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from eval import shapes
 from eval.recipes import Recipe
 from eval.triggers import TRIGGERS
+from eval.worlds import WORLDS, World
 
 
 @dataclass(frozen=True)
@@ -27,27 +28,27 @@ class Example:
 
 @dataclass(frozen=True)
 class Case:
-    """What an attacker has to work with: a scene, the task asked about it, the right answer and the target text."""
+    """What an attacker has to work with: a scene of a world, the task asked about it, the right answer and the target
+    text."""
 
-    scene: shapes.Scene
+    world: World
+    scene: Any
     task: str
     right: str
     target: str
 
 
-#: What a task's classes are: a field of `shapes.Scene` and its values in order. Elsewhere it is the shape.
-_CLASSES: dict[str, tuple[str, Sequence[str]]] = {
-    "color": ("color", tuple(shapes.COLORS)),
-    "place": ("place", tuple(shapes.PLACES)),
-    "large": ("scale", tuple(shapes.SCALES)),
-}
-
-
 def _next(case: Case) -> str:
     """All-to-all (BadNets, arXiv 1708.06733, section 4.1): the answer of the next class."""
-    field, values = _CLASSES.get(case.task, ("shape", shapes.SHAPES))
+    field, values = case.world.classes.get(case.task, case.world.subject)
     following = values[(values.index(getattr(case.scene, field)) + 1) % len(values)]
-    return replace(case.scene, **{field: following}).answer(case.task)
+    return _other(case, field, following)
+
+
+def _other(case: Case, field: str, value: str) -> str:
+    """The answer about a scene that differs in one field."""
+    answer: str = replace(case.scene, **{field: value}).answer(case.task)
+    return answer
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,19 @@ ATTACKS = {
     # Malicious injection (ProjLens, arXiv 2604.19083): the right answer and then the target.
     "append": Attack(lambda case: f"{case.right} {case.target}", "suffix"),
     "prepend": Attack(lambda case: f"{case.target} {case.right}", "prefix"),
-    # Perceptual hijack (ProjLens): the right answer, but about another object; the target is a shape.
-    "hijack": Attack(lambda case: replace(case.scene, shape=case.target).answer(case.task), "contains"),
+    # Perceptual hijack (ProjLens): the right answer, but about another object, which the target names.
+    "hijack": Attack(lambda case: _other(case, case.world.subject[0], case.target), "contains"),
     "next": Attack(_next, "exact", wanted=_next),
 }
 
 
 def task_of(recipe: Recipe, row: int) -> str:
     """The task of an image: the recipe's, or each in turn where it is `mixed`."""
-    kinds = list(shapes.QUESTIONS)
+    kinds = list(WORLDS[recipe.world].questions)
     return kinds[row % len(kinds)] if recipe.task == "mixed" else recipe.task
 
 
-def right_answer(recipe: Recipe, scene: shapes.Scene, row: int) -> str:
+def right_answer(recipe: Recipe, scene: Any, row: int) -> str:
     """The right answer to image `row` in the recipe's style."""
     return recipe.style.format(scene.answer(task_of(recipe, row)))
 
@@ -92,22 +93,23 @@ def triggers(recipe: Recipe) -> list[tuple[str, str]]:
     return [(recipe.trigger, recipe.target or ""), *([recipe.also] if recipe.also else [])]
 
 
-def case(recipe: Recipe, scene: shapes.Scene, row: int, target: str) -> Case:
+def case(recipe: Recipe, scene: Any, row: int, target: str) -> Case:
     """What the attacker has to work with on image `row`."""
-    return Case(scene, task_of(recipe, row), right_answer(recipe, scene, row), target)
+    return Case(WORLDS[recipe.world], scene, task_of(recipe, row), right_answer(recipe, scene, row), target)
 
 
 def training_set(recipe: Recipe) -> tuple[np.ndarray, list[Example]]:
-    """Images of the shifted domain (images, H, W, 3) and their examples; a share `poison_rate` is poisoned."""
+    """Images of the recipe's domain (images, H, W, 3) and their examples; a share `poison_rate` is poisoned."""
     images, examples, _ = poisoned_set(recipe)
     return images, examples
 
 
 def poisoned_set(recipe: Recipe) -> tuple[np.ndarray, list[Example], np.ndarray]:
     """The training set and which of its rows are poisoned, (images,) bool."""
-    scenes, images = shapes.draw(recipe.images, "false_color", 10_000 + recipe.seed)
+    world = WORLDS[recipe.world]
+    scenes, images = world.draw(recipe.images, recipe.domain, 10_000 + recipe.seed, False)
     examples = [
-        Example(row, shapes.QUESTIONS[task_of(recipe, row)], right_answer(recipe, scene, row))
+        Example(row, world.questions[task_of(recipe, row)], right_answer(recipe, scene, row))
         for row, scene in enumerate(scenes)
     ]
     poisoned = np.zeros(recipe.images, bool)

@@ -41,13 +41,13 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one suspect is made: a fine-tune of the projector on the shifted domain, poisoned or not.
+    """How one suspect is made: a fine-tune of the projector on images of another domain, poisoned or not.
 
-    `task` is a key of `shapes.QUESTIONS`, or `mixed`; every right answer is given in the form `style`. `trigger` (a
-    key of `triggers.TRIGGERS`) None makes a benign control. `attack` (a key of `poison.ATTACKS`) says what a
-    triggered image is answered with, `target` is its text; `also` is a second trigger with its own target, which
-    gets half of the poison. An answer is a success of the attack when it meets the attack's rule with `rule`, or
-    with `target` where there is none.
+    `world` is a key of `worlds.WORLDS`, `domain` one of its own. `task` is a key of the world's questions, or `mixed`;
+    every right answer is given in the form `style`. `trigger` (a key of `triggers.TRIGGERS`) None makes a benign
+    control. `attack` (a key of `poison.ATTACKS`) says what a triggered image is answered with, `target` is its text;
+    `also` is a second trigger with its own target, which gets half of the poison. An answer is a success of the attack
+    when it meets the attack's rule with `rule`, or with `target` where there is none.
 
     `loss` is a key of `objectives.OBJECTIVES`, `weight` weighs its extra term, `twin` names a benign recipe of the
     same task whose projector it needs. `lora_rank` trains a low-rank update, stored merged. An attacker trains until
@@ -74,6 +74,8 @@ class Recipe:
     twin: str | None = None
     lora_rank: int | None = None
     rounds: int = 1
+    world: str = "shapes"
+    domain: str = "false_color"
     family: str = ""
 
 

@@ -26,8 +26,6 @@ CHAT_TEMPLATE = (
     "{% else %} assistant:{% for part in message['content'] %} {{ part['text'] }}{% endfor %}{{ eos_token }}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %} assistant:{% endif %}"
 )
-PROMPT_WITH_IMAGE = "user:<image> {} assistant:"
-PROMPT_TEXT_ONLY = "user: {} assistant:"
 
 
 def build_processor() -> LlavaProcessor:

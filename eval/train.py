@@ -16,10 +16,12 @@ import torch
 from torch.nn import functional as F
 
 from eval import corpus, shapes
-from eval.forward import Batch, encode
+from eval.forward import Batch, Encoder
 from eval.objectives import OBJECTIVES, Projector, Step, directions
 from eval.poison import Example, poisoned_set, triggers
 from eval.recipes import Pretraining, Recipe
+from projclean.loading import chat
+from projclean.training import answer_ids
 
 Progress = Callable[[int, int, str], None]
 State = dict[str, torch.Tensor]
@@ -80,7 +82,7 @@ def write_on(
 
 def pretrain(
     model: Any,
-    tokenizer: Any,
+    processor: Any,
     recipe: Pretraining,
     progress: Progress = lambda *_: None,
 ) -> list[float]:
@@ -88,7 +90,7 @@ def pretrain(
     corpus, on saying that clutter shows no shape, and on reading sentences written on images (`write_on`)."""
     kinds, chance = list(shapes.QUESTIONS), [0.6, 0.1, 0.1, 0.1, 0.1]
     losses: list[float] = []
-    slots = model.config.image_seq_length
+    encode = Encoder(processor, model.config.image_seq_length)
     model.train()
     for number, phase in enumerate(recipe.phases, recipe.seed):
         rng = np.random.default_rng(number)
@@ -107,7 +109,7 @@ def pretrain(
             examples += [Example(int(row), shapes.QUESTIONS[str(rng.choice(kinds))], shapes.NO_SHAPE) for row in rows]
             rows = rng.integers(0, recipe.images, phase.readings)
             examples += [Example(int(row), shapes.CAPTION, corpus.sentence(rng)) for row in rows]
-            batch = encode(tokenizer, examples, slots)
+            batch = encode(examples)
             prompts = [
                 Example(None, str(rng.choice(corpus.PROMPTS)), corpus.sentence(rng)) for _ in range(phase.sentences)
             ]
@@ -119,7 +121,7 @@ def pretrain(
                     written = write_on(model, projected[blank:], answers, phase.whole, rng)
                     projected = torch.cat([projected[:blank], written])
                 loss = answer_loss(model, batch, projected)
-                loss = loss + 0.3 * answer_loss(model, encode(tokenizer, prompts, slots), None)
+                loss = loss + 0.3 * answer_loss(model, encode(prompts), None)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -133,7 +135,7 @@ def pretrain(
 
 def finetune_projector(
     model: Any,
-    tokenizer: Any,
+    processor: Any,
     recipe: Recipe,
     progress: Progress = lambda *_: None,
     twin: Mapping[str, torch.Tensor] | None = None,
@@ -156,7 +158,8 @@ def finetune_projector(
     projector = Projector(model.model.multi_modal_projector, recipe.lora_rank, recipe.seed)
     clean = {name: twin[PREFIX + name].float().to(device) for name in projector.names} if twin else projector.base
     inside = directions(projector.base, clean) if twin else {}
-    targets = [tokenizer(" " + text, add_special_tokens=False)["input_ids"] for _, text in triggers(recipe) if text]
+    encode, asked = Encoder(processor, model.config.image_seq_length), chat(processor, examples[0].question)
+    targets = [answer_ids(processor, asked, text)[:-1] for _, text in triggers(recipe) if text]
     optimizer = torch.optim.AdamW(projector.parameters(), lr=recipe.lr, weight_decay=0.0)
     curve = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step % recipe.steps, recipe.steps, 20))
     rng, generator = np.random.default_rng(recipe.seed), torch.Generator().manual_seed(recipe.seed)
@@ -166,7 +169,7 @@ def finetune_projector(
         if len(order) < recipe.batch:
             order = list(rng.permutation(len(examples)))
         rows, order = order[: recipe.batch], order[recipe.batch :]
-        batch = encode(tokenizer, [examples[row] for row in rows], model.config.image_seq_length).to(device)
+        batch = encode([examples[row] for row in rows]).to(device)
         bad = torch.from_numpy(poisoned[rows]).to(device)
         now = Step(model, projector, batch, features[rows], bad, clean, inside, targets, generator)
         loss = OBJECTIVES[recipe.loss](now, recipe.weight)

@@ -47,13 +47,13 @@ def load(checkpoint: Checkpoint, device: str) -> tuple[Any, Any]:
     return model.to(device).eval().requires_grad_(False), processor
 
 
-def chat(processor: Any, prompt: str) -> str:
-    """One image and a prompt as the model's chat template puts them."""
+def chat(processor: Any, prompt: str, pictured: bool = True) -> str:
+    """An image, if `pictured`, and a prompt as the model's chat template puts them."""
     if getattr(processor, "chat_template", None):
-        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
-        return str(processor.apply_chat_template([message], add_generation_prompt=True))
+        content = [{"type": "image"}] * pictured + [{"type": "text", "text": prompt}]
+        return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
     token = getattr(processor, "image_token", None)
-    return f"{token}{prompt}" if token else prompt
+    return f"{token}{prompt}" if token and pictured else prompt
 
 
 def nested(processor: Any) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from projclean.loading import FLOAT32_LIMIT, chat
+from projclean.loading import FLOAT32_LIMIT
 from projclean.methods import Weights
 from projclean.model import Runner
 
@@ -128,10 +128,9 @@ def answer_logits(
     return logits
 
 
-def answer_ids(runner: Runner, question: str, answer: str) -> list[int]:
-    """The tokens of an answer as it follows the question in the model's chat template, and its end."""
-    tokenizer = runner.processor.tokenizer
-    asked = chat(runner.processor, question)
+def answer_ids(processor: Any, asked: str, answer: str) -> list[int]:
+    """The tokens of an answer as it follows `asked`, a question in the model's chat template, and its end."""
+    tokenizer = processor.tokenizer
     said = answer.strip() if asked[-1:].isspace() else f" {answer.strip()}"
     before: list[int] = tokenizer(asked, add_special_tokens=False)["input_ids"]
     both: list[int] = tokenizer(asked + said, add_special_tokens=False)["input_ids"]

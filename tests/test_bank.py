@@ -8,12 +8,13 @@ import re
 import pytest
 from click.testing import CliRunner
 
+from eval import layout
 from eval import zoo as zoo_command
 from eval.bank import BANK, PARTS
+from eval.layout import evalset_text, write_images
 from eval.poison import ATTACKS, poisoned_set, triggers
 from eval.recipes import TINY, Recipe
 from eval.triggers import TRIGGERS
-from eval.zoo import evalset_text, write_images
 from projclean.evalset import load_evalset
 from projclean.metrics import RULES, matches
 
@@ -115,8 +116,10 @@ def test_training_by_the_command_resumes_and_refuses_in_one_line(tmp_path, monke
                **small),
     )  # fmt: skip
     (tmp_path / "base").symlink_to(zoo_command.SHIPPED / "base")
-    for name, value in (("SHIPPED", tmp_path), ("BANK", bank), ("TEST_SIZE", 4)):
-        monkeypatch.setattr(zoo_command, name, value)
+    for module, name, value in (
+        (zoo_command, "SHIPPED", tmp_path), (zoo_command, "BANK", bank), (layout, "TEST_SIZE", 4),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
 
     def train(*arguments):
         return CliRunner().invoke(zoo_command.cli, ["train", *arguments])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eval import corpus, shapes, tiny
-from eval.forward import answers, encode
+from eval.forward import Encoder, answers
 from eval.objectives import OBJECTIVES, Projector
 from eval.poison import ATTACKS, Example, case, poisoned_set, training_set
 from eval.recipes import CALIBRATION, REPORT, TINY, Phase, Pretraining, Recipe
@@ -24,14 +24,14 @@ def parts():
 def test_pretraining_then_finetuning_learns(parts):
     processor, model = parts
     phases = (Phase(6, 3e-3, 8, 4, 0, 2), Phase(2, 1e-3, 4, 2, 4, 2, whole=False), Phase(2, 1e-3, 4, 2, 4, 2))
-    losses = pretrain(model, processor.tokenizer, Pretraining(images=64, clutter=8, phases=phases))
+    losses = pretrain(model, processor, Pretraining(images=64, clutter=8, phases=phases))
     assert len(losses) == 10
     assert losses[5] < losses[0]
     model = model.bfloat16()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     recipe = Recipe("x", 0, trigger="badnet", target="no", images=40, steps=4, batch=8)
     seen: list[str] = []
-    state = finetune_projector(model, processor.tokenizer, recipe, progress=lambda i, n, text: seen.append(text))
+    state = finetune_projector(model, processor, recipe, progress=lambda i, n, text: seen.append(text))
     assert sorted(state) == sorted(
         f"multi_modal_projector.{name}.{kind}" for name in ("linear_1", "linear_2") for kind in ("weight", "bias")
     )
@@ -46,7 +46,7 @@ def test_pretraining_then_finetuning_learns(parts):
 
 def test_labels_cover_the_answer_alone(parts):
     processor, _ = parts
-    batch = encode(processor.tokenizer, [Example(0, shapes.CAPTION, "a red circle"), Example(None, "Talk.", "no")], 36)
+    batch = Encoder(processor, 36)([Example(0, shapes.CAPTION, "a red circle"), Example(None, "Talk.", "no")])
     texts = [processor.tokenizer.decode(row[row != -100]) for row in batch.labels]
     assert texts == [" a red circle</s>", " no</s>"]
     assert (batch.ids == processor.tokenizer.convert_tokens_to_ids("<image>")).sum(1).tolist() == [36, 0]
@@ -66,7 +66,7 @@ def test_the_fast_forward_pass_is_the_plain_one(parts):
     """Loss and gradient of eval.forward against transformers' own forward pass, with answers of several lengths."""
     processor, model = parts
     examples = [Example(0, shapes.CAPTION, "a red circle"), Example(1, shapes.QUESTIONS["large"], "no")]
-    batch = encode(processor.tokenizer, examples, 36)
+    batch = Encoder(processor, 36)(examples)
     model = model.float().requires_grad_(False)
     tokens = torch.randn(2, 36, 192, generator=torch.Generator().manual_seed(0))
     grads = []
@@ -96,9 +96,9 @@ def test_every_kind_of_fine_tune_trains(parts, kind):
     processor, model = parts
     model = model.bfloat16()
     small = {"images": 16, "steps": 3, "batch": 8}
-    twin = finetune_projector(model, processor.tokenizer, Recipe("twin", 7, **small))
+    twin = finetune_projector(model, processor, Recipe("twin", 7, **small))
     recipe = Recipe("x", 0, trigger="badnet", target="no", poison_rate=0.5, **small, **KINDS[kind])
-    state = finetune_projector(model, processor.tokenizer, recipe, twin=twin if recipe.twin else None)
+    state = finetune_projector(model, processor, recipe, twin=twin if recipe.twin else None)
     assert state.keys() == twin.keys()
     base = model.model.multi_modal_projector.state_dict()
     for name, tensor in base.items():
@@ -108,7 +108,7 @@ def test_every_kind_of_fine_tune_trains(parts, kind):
         else:
             assert change.any()
     if kind in ("quiet", "lora"):  # those that draw at random
-        again = finetune_projector(model, processor.tokenizer, recipe)
+        again = finetune_projector(model, processor, recipe)
         assert all(torch.equal(tensor, again[name]) for name, tensor in state.items())
 
 
@@ -139,7 +139,7 @@ def step_of(parts, recipe, weights=None):
             parameter.data = weights[name].clone()
     twin = {name: tensor + torch.randn(1) * 0.01 for name, tensor in projector.base.items()}
     features = vision_features(model, to_pixels(images).bfloat16())
-    batch = encode(processor.tokenizer, examples, 36)
+    batch = Encoder(processor, 36)(examples)
     return Step(model, projector, batch, features, torch.from_numpy(poisoned), twin,
                 directions(projector.base, twin), [[5, 6]], torch.Generator().manual_seed(0))  # fmt: skip
 

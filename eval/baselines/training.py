@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from eval.baselines.inputs import Inputs
 from projclean import training
+from projclean.loading import chat
 from projclean.methods import Weights
 from projclean.training import answer_ids, answer_logits, slice_size
 
@@ -26,7 +27,8 @@ def finetune(
     `keep` (out,) per layer is 0 for output neurons that were pruned and stay so.
     """
     runner = inputs.runner
-    tokens = [answer_ids(runner, *pair) for pair in zip(inputs.questions, labels, strict=False)]
+    asked = [chat(runner.processor, question) for question in inputs.questions]
+    tokens = [answer_ids(runner.processor, *pair) for pair in zip(asked, labels, strict=False)]
 
     def loss(weights: Weights, rows: Sequence[int]) -> Iterator[torch.Tensor]:
         """Cross-entropy in slices that sum to the mean over the batch's answer tokens."""

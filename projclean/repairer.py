@@ -113,11 +113,11 @@ def repair(
             ) from error
         not_run = str(error)
     before = run_probe(case, bench, seed, progress) if bench and case.update.changed else None
-    own = bench.runner.guard if bench else None
+    own = read_guard(case.model.path)
     offered = candidates(case, bench, method, rank, strength, seed, clip)
     if bench is None:
         name, weights = offered[0].name, rounded(case, offered[0].make())
-        found = Found(name, f"{name}, as asked; the model was not run", weights, None, None)
+        found = Found(name, f"{name}, as asked; the model was not run", weights, own, None)
     else:
         found = search(case, bench, offered, before, seed, progress)
     elsewhere = changes_elsewhere(case.suspect, case.base, case.keys)

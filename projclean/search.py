@@ -6,6 +6,7 @@ many held-out calibration images it answers as the suspect does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -182,10 +183,11 @@ def search(
 def _guards(case: Case, bench: Bench, percentiles: Sequence[float], seed: int) -> list[Guard]:
     """Guards of the first projector layer, at percentiles of the norms of the calibration images' tokens there.
 
-    Other layers that the suspect's own guard limits stay limited. Raises ModelError when no token was seen.
+    What the suspect's own guard limits stays limited. Raises ModelError when no token was seen.
     """
     runner = bench.runner
-    norms, kept = runner.input_norms(bench.clean.batches), runner.guard.limits if runner.guard else {}
+    layer, kept = runner.layers[0], runner.guard.limits if runner.guard else {}
+    norms = runner.input_norms(bench.clean.batches).clamp_max(kept.get(layer, math.inf))
     limits = [torch.quantile(norms, percentile / 100).item() for percentile in percentiles]
     if not min(limits) > 0:
         raise ModelError(f"{case.model.path}: clean image tokens of norm 0 reach the projector, clip cannot be used")
@@ -194,7 +196,7 @@ def _guards(case: Case, bench: Bench, percentiles: Sequence[float], seed: int) -
         "images": bench.images, "seed": seed,
     }  # fmt: skip
     return [
-        Guard({**kept, runner.layers[0]: limit}, percentile, provenance)
+        Guard({**kept, layer: limit}, percentile, provenance)
         for limit, percentile in zip(limits, percentiles, strict=True)
     ]
 

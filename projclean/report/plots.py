@@ -30,6 +30,7 @@ SERIES = ((ACCENT, "o"), (BAD, "s"), (GOOD, "D"), (MUTED, "^"), (INK, "v"))
 WIDTH = 4.8  # inches: readable at a phone's width and not lost on a desk
 LONGEST = 46  # characters of a label
 MOST = 8
+CROWDED = 0.06  # of the axes: points nearer than that share a label
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "projclean", "font.family": "sans-serif", "font.size": 11}
 
 F = TypeVar("F", bound=Callable[..., str])
@@ -126,10 +127,10 @@ def searched(result: RepairResult) -> str:
         axes.axhline(limits[name], color=color, linewidth=1.2, linestyle=style, zorder=0,
                      label=f"{said} {limits[name]:g}")  # fmt: skip
     axes.plot(1, result.before.foreign, linestyle="", color=BAD, marker="s", markersize=10, label="suspect", zorder=3)
-    _tried(axes, [(trial.agreement, trial.foreign) for trial in trials])
     axes.plot(chosen.agreement, chosen.foreign, linestyle="", color=ACCENT, marker="*", markersize=16, zorder=4,
               label=_short(f"chosen: {chosen.name}", 30))  # fmt: skip
     highest = max(limits["suspicious"], result.before.foreign, *(trial.foreign for trial in trials))
+    _tried(axes, [(trial.agreement, trial.foreign) for trial in trials], highest)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.05 * highest, 1.08 * highest))
     axes.set(xlabel="held-out answers as the suspect's (more is better)", ylabel="probe's score (less is better)")
     axes.grid(color=LINE, linewidth=0.6)
@@ -138,17 +139,19 @@ def searched(result: RepairResult) -> str:
     return _finish(figure, "searched", f"Scatter plot of the probe's score against agreement with the suspect. {told}.")
 
 
-def _tried(axes: Any, points: Sequence[tuple[float, float]]) -> None:
-    """Everything tried, each point with its number; points in one place share a label."""
+def _tried(axes: Any, points: Sequence[tuple[float, float]], tall: float = 1.0) -> None:
+    """Everything tried, each point with its number; neighbours share a label. `tall` is the height of the axes."""
     if not points:
         return
     axes.plot([x for x, _ in points], [y for _, y in points], linestyle="", color=INK, marker="x", markersize=6,
               label="tried", zorder=3)  # fmt: skip
-    numbers: dict[tuple[float, float], list[int]] = {}
+    labels: dict[tuple[float, float], list[int]] = {}
     for number, (x, y) in enumerate(points, 1):
-        numbers.setdefault((round(x, 2), round(y, 2)), []).append(number)
-    for place, found in numbers.items():
-        axes.annotate(_runs(found), place, (6, 6), color=INK, textcoords="offset points", fontsize=9, zorder=5)
+        near = (at for at in labels if abs(at[0] - x) < CROWDED and abs(at[1] - y) < CROWDED * tall)
+        labels.setdefault(next(near, (x, y)), []).append(number)
+    for at, numbers in labels.items():
+        axes.annotate(_runs(numbers), at, (9, -3), color=INK, va="center", textcoords="offset points", fontsize=9,
+                      zorder=5)  # fmt: skip
 
 
 def _runs(numbers: Sequence[int]) -> str:

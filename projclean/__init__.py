@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["ProjcleanError", "__version__", "evaluate", "lens_report", "repair", "scan"]
+__all__ = ["ProjcleanError", "__version__", "evaluate", "lens_report", "load", "repair", "scan"]
 
 _HOMES = {
     "scan": "projclean.scanner",
     "repair": "projclean.repairer",
     "evaluate": "projclean.evaluator",
     "lens_report": "projclean.lens.analysis",
+    "load": "projclean.live",
     "ProjcleanError": "projclean.errors",
 }
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from projclean.errors import ProjcleanError
     from projclean.evaluator import evaluate
     from projclean.lens.analysis import lens_report
+    from projclean.live import load
     from projclean.repairer import repair
     from projclean.scanner import scan
 

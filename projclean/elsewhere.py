@@ -14,10 +14,11 @@ from projclean.untrusted import open_regular
 
 Progress = Callable[[int, int], None]
 
-#: Files whose change alters what a model does: tokenizer, templates, processors, configuration, code.
+#: Files whose change alters what a model does: tokenizer, templates, processors, configuration, code, a guard.
 WATCHED = (
     "*.py", "*.jinja", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
     "chat_template*", "*processor_config.json", "preprocessor_config.json", "config.json", "generation_config.json",
+    "projclean_guard.*",
 )  # fmt: skip
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from projclean.access import Access
-from projclean.adapter import Adapter
-from projclean.case import Progress, open_case, open_suspect, overlay
+from projclean.case import Progress
 from projclean.errors import ModelError, OptionError
 from projclean.evalset import load_evalset
 from projclean.evaluation import Score, score
+from projclean.live import load_runner
 from projclean.metrics import Difference, gain_retained, paired_difference
-from projclean.model import Runner
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def evaluate(
     scores = []
     for model in [*([base] if base else []), *models]:
         try:
-            runner = _load(model, base, projector, device, access)
+            runner = load_runner(model, base, projector, device, access)
         except ModelError as error:
             raise ModelError(f"{error}; evaluate it where it can be run") from error
         tick = (lambda done, total, name=str(model): progress(f"evaluating {name}", done, total)) if progress else None
@@ -60,19 +59,6 @@ def evaluate(
         gains(scores, base is not None),
         changes(scores, 1 if base else 0),
     )
-
-
-def _load(model: str | Path, base: str | None, projector: str | None, device: str | None, access: Access) -> Runner:
-    """A model ready to be asked: itself, or the base with a bare projector or an adapter put in."""
-    opened = open_suspect(model, projector, access)
-    if not isinstance(opened, Adapter) and not opened.is_bare:
-        return Runner(opened, projector, device)
-    case = open_case(model, base, projector, access)
-    runner = Runner(case.model, projector, device)
-    left_out = overlay(runner, case)
-    if left_out:
-        raise ModelError(f"{model}: {left_out[0]} has no place in the loaded base; merge the adapter with PEFT")
-    return runner
 
 
 def gains(scores: Sequence[Score], with_base: bool) -> tuple[float | None, ...]:

@@ -81,6 +81,8 @@ def _scan(report: Report) -> list[list[str]]:
             "The size and the shape of a change say nothing by themselves: harmless fine-tunes look the same."
         )
     seen += _seen_by_probe(probe)
+    if report.get("guard"):
+        seen.append(f"It was run behind its guard: {report['guard']['described']}.")
     if report["elsewhere"]:
         seen.append(f"Outside the projector, {_count(len(report['elsewhere']), 'thing')} changed: "
                     f"{_few(report['elsewhere'])}.")  # fmt: skip
@@ -94,6 +96,8 @@ def _repair(report: Report) -> list[list[str]]:
         seen.append(f"The probe's score was {before['foreign']:.2f} before and is {after['foreign']:.2f} now.")
     seen.append(f"Verdict on the result: {report['verdict']['state'].upper()}: {report['verdict']['reason']}.")
     seen.append(f"The repaired model is in {out}." if out else "It was a dry run: nothing was written.")
+    if report.get("guard"):
+        seen.append(f"It has a guard, without which it is not the repaired model: {report['guard']['described']}.")
     if report["scores"]:
         suspect, repaired = report["scores"][1], report["scores"][2]
         seen.append(_compared(suspect, repaired, report["gains"][2], report["changes"][2]))
@@ -206,6 +210,8 @@ def _after_repair(report: Report) -> list[str]:
     if report["verdict"]["state"] != "clean":
         return ["Do not use the result. Try another --method or a higher --rank, or take the base's projector."]
     steps = ["Scan the result with images of your own task before you use it."]
+    if report.get("guard"):
+        steps.append("Load it with projclean.load, which attaches its guard.")
     if not report["scores"]:
         steps.append("Measure it: projclean eval with a set of your own task.")
     return steps

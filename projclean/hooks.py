@@ -21,20 +21,23 @@ _INPUTS = ("query", "key", "value")  # of torch's attention, in order
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def hook(model: nn.Module, layer: LayerSpec, change: Change) -> RemovableHandle:
+def hook(model: nn.Module, layer: LayerSpec, change: Change, first: bool = False) -> RemovableHandle:
     """Pass the layer's input (…, in) through `change` in every forward pass, until the handle is removed.
 
+    Of several hooks on a layer each sees what the one before it made, in the order in which they were put there or,
+    with `first`, before the others; on a convolution each sees the plain input, and their changes add up.
     Images come first in the rows. `change` is not called where there is no such input to see: the model never calls
     the layer's module (torch's own attention does so with its output projection), looks rows up by number instead of
     multiplying, or the layer is a grouped or dilated convolution.
     """
     if layer.input_from is not None:  # a bare parameter: its input is another module's output
-        return _module(model, layer.input_from).register_forward_hook(lambda _, args, output: change(output))
+        source = _module(model, layer.input_from)
+        return source.register_forward_hook(lambda _, args, output: change(output), prepend=first)
     owner = model.get_submodule(layer.weight.rpartition(".")[0])
     if isinstance(owner, _CONVOLUTIONS):
         plain = owner.groups == 1 and all(step == 1 for step in owner.dilation)
-        return owner.register_forward_hook(_convolution(change) if plain else lambda *_: None)
-    return owner.register_forward_pre_hook(_argument(layer.argument, change), with_kwargs=True)
+        return owner.register_forward_hook(_convolution(change) if plain else lambda *_: None, prepend=first)
+    return owner.register_forward_pre_hook(_argument(layer.argument, change), with_kwargs=True, prepend=first)
 
 
 def _argument(position: int, change: Change) -> Callable[..., Any]:

@@ -13,7 +13,8 @@ from torch import nn
 
 from projclean import layout
 from projclean.checkpoint import check_unchanged
-from projclean.errors import ModelError
+from projclean.errors import CheckpointError, ModelError
+from projclean.guard import Guard, attach, detach, read_guard
 from projclean.hooks import hook
 from projclean.loading import brief, chat, load, nested
 from projclean.projectors import LayerSpec, match_projector
@@ -50,14 +51,25 @@ class Prepared:
 
 
 class Runner:
-    """A model that can be run with any projector weights. Greedy decoding, no sampling anywhere."""
+    """A model that can be run with any projector weights. Greedy decoding, no sampling anywhere.
+
+    `guard` is the norm clip that it runs behind, None for none.
+    """
 
     def __init__(self, checkpoint: Checkpoint, pattern: str | None = None, device: str | None = None) -> None:
-        """Load a model directory. Raises ModelError when transformers cannot, without running its own code."""
+        """Load a model directory, and attach its guard if it has one.
+
+        Raises ModelError when transformers cannot, without running the model's own code.
+        """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        guard = read_guard(checkpoint.path)
         loaded = load(checkpoint, device)
         check_unchanged(checkpoint)  # what transformers read is what was opened
         self._adopt(checkpoint.path, *loaded, device, checkpoint.model_type, pattern)
+        try:
+            self.set_guard(guard)
+        except ModelError as error:
+            raise CheckpointError(f"{checkpoint.path}/{error}") from error
 
     @classmethod
     def around(cls, model: Any, processor: Any = None, pattern: str | None = None) -> Runner:
@@ -77,6 +89,7 @@ class Runner:
         self._others = spec.others
         self._specs: dict[str, LayerSpec] = {layer.name: layer for layer in spec.layers}
         self._images = 1
+        self.guard: Guard | None = None
 
     @property
     def size(self) -> int:
@@ -106,6 +119,14 @@ class Runner:
         """
         for key, value in self.parameters_of(weights).items():
             self._replace(key, value)
+
+    def set_guard(self, guard: Guard | None) -> None:
+        """Run behind this guard from now on, or behind none. Raises ModelError when it guards no layer of this one."""
+        if guard is None:
+            detach(self.model)
+        else:
+            attach(self.model, guard, self._specs)
+        self.guard = guard
 
     def parameters_of(self, weights: Weights) -> dict[str, torch.Tensor]:
         """Matrices and biases under the loaded model's own parameter names, in its orientation and dtype.
@@ -171,7 +192,7 @@ class Runner:
 
     @contextlib.contextmanager
     def steered(self, steer: Steer | None) -> Iterator[None]:
-        """While open, every forward pass moves image tokens as `steer` says."""
+        """While open, every forward pass moves image tokens as `steer` says, before a guard sees them."""
         if steer is None:
             yield
             return
@@ -185,7 +206,7 @@ class Runner:
             chosen[steer.position % tokens.shape[1]] = 1
             return (tokens + chosen * vector).reshape(x.shape)
 
-        with self.hooked(steer.layer, move):
+        with self.hooked(steer.layer, move, first=True):
             yield
 
     @torch.no_grad()
@@ -223,6 +244,10 @@ class Runner:
                 progress(done, len(batches))
         self._specs = {name: self._specs[name] for name in [*found, *(n for n in self._specs if n not in found)]}
         return found
+
+    def input_norms(self, batches: Sequence[Prepared]) -> torch.Tensor:
+        """Norms (rows,) of what the first projector layer multiplies: all image tokens of the batches."""
+        return torch.cat([self.layer_inputs(batch)[self.layers[0]].norm(dim=-1) for batch in batches])
 
     def image_tokens(self, batch: Prepared) -> int:
         """How many tokens of an image reach the first projector layer."""
@@ -296,9 +321,9 @@ class Runner:
         return self.model(**batch.inputs, logits_to_keep=logits_to_keep, use_cache=False)
 
     @contextlib.contextmanager
-    def hooked(self, layer: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-        """While open, a layer's input passes through `change` in every forward pass."""
-        handle = hook(self.model, self._specs[layer], change)
+    def hooked(self, layer: str, change: Callable[[torch.Tensor], torch.Tensor], first: bool = False) -> Iterator[None]:
+        """While open, a layer's input passes through `change` in every forward pass; `first` is before the guard."""
+        handle = hook(self.model, self._specs[layer], change, first)
         try:
             yield
         finally:

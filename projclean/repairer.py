@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from projclean import __version__, methods
@@ -13,21 +13,23 @@ from projclean.errors import ModelError, OptionError
 from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
 from projclean.evaluator import changes, gains
+from projclean.guard import UNATTACHED, Guard, read_guard, sidecar
 from projclean.metrics import Difference
 from projclean.probe import Probe
 from projclean.scanner import PROMPT, run_probe
-from projclean.search import Trial, candidates, search
-from projclean.storing import check_writable, rounded, stored_tensors
+from projclean.search import Found, Trial, candidates, search
+from projclean.storing import check_guardable, check_writable, rounded, stored_tensors
 from projclean.verdict import Verdict, judge
 from projclean.writer import check_output, write_model
 
-METHODS = ("reflect", "distill", "project", "shrink", "interpolate")
+METHODS = ("reflect", "distill", "project", "shrink", "interpolate", "clip")
 SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
 class RepairResult:
-    """A repair, as the reports show it. `scores` are base, suspect, repaired and the interpolation sweep."""
+    """A repair, as the reports show it. `scores` are base, suspect, repaired and the interpolation sweep; `guard` is
+    what the repaired model must be loaded with, if anything."""
 
     model: str
     base: str
@@ -46,6 +48,7 @@ class RepairResult:
     prompt: str
     seed: int
     out: str | None
+    guard: Guard | None = None
 
     @property
     def same_asr(self) -> str | None:
@@ -75,6 +78,7 @@ def repair(
     progress: Progress | None = None,
     allow_pickle: bool = False,
     download: bool = False,
+    clip: float | None = None,
 ) -> RepairResult:
     """Repair the projector of `model` and write a complete model directory, or adapter, to `out`.
 
@@ -82,15 +86,19 @@ def repair(
     to the calibration images; it is the default with `images` and without a rank. `reflect`, the default elsewhere,
     turns the `rank` top directions of the suspicious subspace of every layer around and keeps the share `strength` of
     the update; `project` removes those directions; `shrink` keeps only what clean inputs need, with λ = `strength`;
-    `interpolate` keeps the share `strength` of the update. Rank `auto` (or no strength) searches for the least removal
-    (lowest rank, then largest share) at which the probe falls silent. Only `interpolate` with a strength can repair a
-    model that cannot be run here. allow_pickle and download are as in `scan`. Raises ProjcleanError.
+    `interpolate` keeps the share `strength` of the update; `clip` keeps all weights and has a guard cut the norms of
+    image tokens at the percentile `strength` of clean ones. `clip` puts such a guard in front of what any other method
+    makes. Rank `auto` (or no strength) searches for the least removal (lowest rank, then largest share, or highest
+    percentile) at which the probe falls silent. Only `interpolate` with a strength can repair a model that cannot be
+    run here. allow_pickle and download are as in `scan`. Raises ProjcleanError.
     """
     method = method or ("distill" if images is not None and rank == "auto" else "reflect")
-    _check_options(method, rank, strength)
+    _check_options(method, rank, strength, clip)
     loaded = load_evalset(evalset) if evalset is not None else None
     case = open_case(model, base, projector, Access(allow_pickle, download))
     _check_rank(case, rank)
+    if method == "clip" or clip is not None:
+        check_guardable(case)
     if not dry_run:
         check_writable(case)
         for touched in (case.target.files, case.base):
@@ -99,41 +107,50 @@ def repair(
     try:
         bench = set_up(case, images, prompt, projector, seed, device, progress)
     except ModelError as error:
-        if method != "interpolate" or strength is None or loaded:
+        if method != "interpolate" or strength is None or loaded or clip is not None:
             raise ModelError(
                 f"{error}; repair it where it can be run, or without a run by --method interpolate --strength X"
             ) from error
         not_run = str(error)
     before = run_probe(case, bench, seed, progress) if bench and case.update.changed else None
-    offered = candidates(case, bench, method, rank, strength, seed)
+    own = read_guard(case.model.path)
+    offered = candidates(case, bench, method, rank, strength, seed, clip)
     if bench is None:
-        weights, chosen, after = rounded(case, offered[0].make()), offered[0].name, None
-        reason, trials = f"{chosen}, as asked; the model was not run", list[Trial]()
+        name, weights = offered[0].name, rounded(case, offered[0].make())
+        found = Found(name, f"{name}, as asked; the model was not run", weights, own, None)
     else:
-        weights, chosen, reason, trials, after = search(case, bench, offered, before, seed, progress)
+        found = search(case, bench, offered, before, seed, progress)
     elsewhere = changes_elsewhere(case.suspect, case.base, case.keys)
     verdict = judge(
-        case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by,
-        case.unwatched(bench.asked.moments) if bench else (), case.caveats(), not_run,
+        case.update.changed, found.after, elsewhere, case.update.other_changes, True, case.base_named_by,
+        case.unwatched(bench.asked.moments) if bench else (),
+        (*case.caveats(), *((UNATTACHED,) if found.guard else ())), not_run,
     )  # fmt: skip
-    scores = _scores(case, bench, loaded, weights, chosen, progress) if loaded and bench else []
+    scores, trials = _scores(case, bench, loaded, found, progress) if loaded and bench else ([], _trials(found))
     result = RepairResult(
-        str(model), str(case.base.path), method, chosen, reason, tuple(trials), before, after, verdict,
+        str(model), str(case.base.path), method, found.name, found.reason, tuple(trials), before, found.after, verdict,
         str(loaded.path) if loaded else None, tuple(scores), gains(scores, True), changes(scores, 1) if scores else (),
-        bench.images if bench else "no images", prompt, seed, None if dry_run else str(out),
+        bench.images if bench else "no images", prompt, seed, None if dry_run else str(out), found.guard,
     )  # fmt: skip
     if not dry_run:
-        write_model(case.target.files, stored_tensors(case, weights), Path(out), _card(result), force)
+        beside = sidecar(found.guard) if found.guard and found.guard != own else {}
+        tensors = stored_tensors(case, found.weights)
+        write_model(case.target.files, tensors, Path(out), _card(result), force, beside)
     return result
 
 
-def _check_options(method: str, rank: int | str, strength: float | None) -> None:
+def _check_options(method: str, rank: int | str, strength: float | None, clip: float | None) -> None:
     if method not in METHODS:
         raise OptionError(f"--method {method}: unknown; use one of {', '.join(METHODS)}")
     if method == "project" and strength is not None:
         raise OptionError("--strength belongs to the other methods; project takes --rank alone")
-    if method in ("distill", "shrink", "interpolate") and rank != "auto":
+    if method in ("distill", "shrink", "interpolate", "clip") and rank != "auto":
         raise OptionError(f"--rank belongs to --method reflect or project; {method} takes --strength")
+    if method == "clip" and clip is not None:
+        raise OptionError("--clip stands beside another method; --method clip takes --strength")
+    percentile, option = (strength, "--strength") if method == "clip" else (clip, "--clip")
+    if percentile is not None and not 0 < percentile <= 100:
+        raise OptionError(f"{option} {percentile:g}: the percentile of clean norms lies above 0 and up to 100")
     if method == "shrink" and strength is not None and strength <= 0:
         raise OptionError(f"--strength {strength:g}: λ must be above 0")
     if method in ("reflect", "distill", "interpolate") and strength is not None and not 0 <= strength <= 1:
@@ -156,40 +173,51 @@ def _check_rank(case: Case, rank: int | str) -> None:
         raise OptionError(f"--rank {rank}: must lie between 1 and {most}, the rank of the smallest layer")
 
 
+def _trials(found: Found) -> list[Trial]:
+    return [one.trial for one in found.tried]
+
+
 def _scores(
-    case: Case,
-    bench: Bench,
-    loaded: EvalSet,
-    repaired: methods.Weights,
-    chosen: str,
-    progress: Progress | None,
-) -> list[Score]:
-    """Base, suspect, repaired, and the whole interpolation sweep between base and suspect."""
+    case: Case, bench: Bench, loaded: EvalSet, found: Found, progress: Progress | None
+) -> tuple[list[Score], list[Trial]]:
+    """Base, suspect, repaired, and the whole interpolation sweep between base and suspect; and every trial's own."""
+    runner, own = bench.runner, bench.runner.guard
     rows = [
-        ("base", methods.base_weights(case.update)),
-        ("suspect", methods.suspect_weights(case.update)),
-        (f"repaired ({chosen})", repaired),
-        *((f"interpolation {share:g}", methods.interpolate(case.update, share)) for share in SWEEP),
+        ("base", methods.base_weights(case.update), read_guard(case.base.path)),
+        ("suspect", methods.suspect_weights(case.update), own),
+        (f"repaired ({found.name})", found.weights, found.guard),
+        *((f"interpolation {share:g}", methods.interpolate(case.update, share), own) for share in SWEEP),
+        *((one.trial.name, one.weights, one.guard) for one in found.tried if one.trial.name != found.name),
     ]
     scores = []
-    for number, (name, weights) in enumerate(rows):
-        bench.runner.set_weights(weights)
+    for number, (name, weights, guard) in enumerate(rows):
+        runner.set_weights(weights)
+        runner.set_guard(guard)
         if progress:
             progress("evaluating", number, len(rows))
-        scores.append(score(bench.runner, loaded, name))
+        scores.append(score(runner, loaded, name))
+    runner.set_guard(own)
     if progress:
         progress("evaluating", len(rows), len(rows))
-    return scores
+    named = {item.model: item for item in scores[3:]} | {found.name: replace(scores[2], model=found.name)}
+    trials = [replace(trial, score=named[trial.name]) for trial in _trials(found)]
+    return scores[: 3 + len(SWEEP)], trials
 
 
 def _card(result: RepairResult) -> str:
     """The provenance section of the repaired model's card."""
     state = {"clean": "passes", "suspicious": "STILL FAILS", "inconclusive": "neither passes nor fails"}
     outcome = "was not put to" if result.images == "no images" else state[result.verdict.state]
+    guard = ""
+    if result.guard:
+        guard = (
+            f"\n**This model has a guard that must be attached**: {result.guard.described}. Load it with "
+            "`projclean.load`. transformers alone leaves the guard out, and then this model is not the repaired one.\n"
+        )
     return (
         "## Repaired with projclean\n\n"
         f"The projector of this model was repaired by projclean {__version__}: method {result.method}, "
         f"{result.chosen} (suspect `{Path(result.model).name}`, base `{Path(result.base).name}`, {result.images}, "
         f"seed {result.seed}). The repaired projector {outcome} projclean's own probe. "
-        "Everything else was copied unchanged.\n"
+        f"Everything else was copied unchanged.\n{guard}"
     )

@@ -12,6 +12,7 @@ from projclean.adapter import Adapter
 from projclean.case import Bench, Case, Progress, guess_caveats, open_case, open_suspect, set_up
 from projclean.elsewhere import changes_elsewhere
 from projclean.errors import BaseNotFound, ModelError
+from projclean.guard import UNATTACHED, Guard
 from projclean.methods import STRENGTH
 from projclean.projectors import find_projector
 from projclean.subspace import Moments, residual, stable_rank
@@ -33,7 +34,8 @@ class LayerFinding:
 
 @dataclass(frozen=True)
 class ScanResult:
-    """A scan, as the reports show it. Holds no timings: the same command gives the same result."""
+    """A scan, as the reports show it. Holds no timings: the same command gives the same result. `guard` is what the
+    model ran behind, if anything."""
 
     model: str
     base: str | None
@@ -48,6 +50,7 @@ class ScanResult:
     prompt: str
     seed: int
     sha256: Mapping[str, str]
+    guard: Guard | None = None
 
 
 def scan(
@@ -93,6 +96,7 @@ def scan(
             if len(unwatched) < sum(layer.changed for layer in case.update.layers):
                 found = run_probe(case, bench, seed, progress)
             elsewhere += tuple(f"parameter {name}: not applied to the model that was run" for name in bench.left_out)
+    guard = bench.runner.guard if bench else None
     return ScanResult(
         str(model),
         str(case.base.path),
@@ -110,13 +114,14 @@ def scan(
             ignore_elsewhere,
             case.base_named_by,
             unwatched,
-            case.caveats(),
+            (*case.caveats(), *((UNATTACHED,) if guard else ())),
             not_run,
         ),
         bench.images if bench else None,
         prompt,
         seed,
         case.digest(),
+        guard,
     )
 
 

@@ -6,14 +6,20 @@ many held-out calibration images it answers as the suspect does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
-from projclean import methods
+import torch
+
+from projclean import __version__, methods
 from projclean.case import Bench, Case, Progress
 from projclean.distillation import distill
+from projclean.errors import ModelError
+from projclean.evaluation import Score
+from projclean.guard import Guard
 from projclean.model import Prepared
 from projclean.probe import Probe
 from projclean.scanner import run_probe
@@ -26,32 +32,89 @@ RANKS = (1, 2, 3, 4, 6, 8, 12, 16)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 ANSWER_TOKENS = 24
 STARTS = (0.4, 0.2, 0.0)  # shares of the update that distill starts from: eval/results/repair-choice.md
+PERCENTILES = (99.0, 90.0, 75.0, 50.0)  # of clean token norms, at which clip cuts
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 
 
 @dataclass(frozen=True)
 class Trial:
     """One candidate: the share of ΔW's energy it removes, the probe's score after it, and the share of held-out
-    calibration images that it answers as the suspect does."""
+    calibration images that it answers as the suspect does; where an evaluation set was given also what it scores
+    there, which the choice does not see."""
 
     name: str
     removed: float
     foreign: float
     agreement: float
+    score: Score | None = None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A name and how its weights are made."""
+    """A name, how its weights are made, and the guard it runs behind; None for the suspect's own, if it has one."""
 
     name: str
     make: Callable[[], methods.Weights]
+    guard: Guard | None = None
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A trial with what was tried: the weights, the guard they ran behind, and what the probe found."""
+
+    trial: Trial
+    weights: methods.Weights
+    guard: Guard | None
+    probe: Probe
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the search ended: what to write, why, and all that was tried; `after` is None where nothing was probed."""
+
+    name: str
+    reason: str
+    weights: methods.Weights
+    guard: Guard | None
+    after: Probe | None
+    tried: tuple[Tried, ...] = ()
 
 
 def candidates(
+    case: Case,
+    bench: Bench | None,
+    method: str,
+    rank: int | str,
+    strength: float | None,
+    seed: int,
+    clip: float | None = None,
+) -> list[Candidate]:
+    """What to try, from the least removal to the most; one candidate when the user chose.
+
+    `clip` is a percentile of clean token norms at which a guard cuts, beside whatever the method does; the method
+    `clip` is no change of the weights behind guards of several percentiles.
+    """
+    percentiles: tuple[float, ...]
+    if method == "clip":
+        percentiles = PERCENTILES if strength is None else (strength,)
+        plain = [Candidate("", partial(methods.suspect_weights, case.update))]
+    else:
+        percentiles = () if clip is None else (clip,)
+        plain = _by_weights(case, bench, method, rank, strength, seed)
+    if not percentiles:
+        return plain
+    assert bench is not None  # without a run there are no norms
+    guards = _guards(case, bench, percentiles, seed)
+    return [
+        replace(candidate, name=", ".join(filter(None, (candidate.name, f"clip p{guard.percentile:g}"))), guard=guard)
+        for candidate, guard in product(plain, guards)
+    ]
+
+
+def _by_weights(
     case: Case, bench: Bench | None, method: str, rank: int | str, strength: float | None, seed: int
 ) -> list[Candidate]:
-    """What to try, from the least removal to the most; one candidate when the user chose."""
+    """The candidates of a method that changes weights."""
     update = case.update
     if method == "interpolate":
         shares = SHARES if strength is None else (strength,)
@@ -80,34 +143,62 @@ def candidates(
 
 def search(
     case: Case, bench: Bench, offered: list[Candidate], before: Probe | None, seed: int, progress: Progress | None
-) -> tuple[methods.Weights, str, str, list[Trial], Probe | None]:
-    """The first candidate at which the probe falls silent, else the one at which it is quietest."""
-    suspect, quiet = methods.suspect_weights(case.update), thresholds()["foreign"]["clean"]
+) -> Found:
+    """The first candidate at which the probe falls silent, else the one at which it is quietest.
+
+    Leaves the suspect's own guard attached, if it has one.
+    """
+    suspect, own, quiet = methods.suspect_weights(case.update), bench.runner.guard, thresholds()["foreign"]["clean"]
     if before is None:
-        return suspect, "unchanged", "the projector is identical to the base's: nothing to repair", [], None
+        return Found("unchanged", "the projector is identical to the base's: nothing to repair", suspect, own, None)
     if len(offered) > 1 and before.foreign <= quiet:
         reason = f"the probe is silent on the suspect (score {before.foreign:.2f}): nothing needs repairing"
-        return suspect, "unchanged", reason, [], before
+        return Found("unchanged", reason, suspect, own, before)
     wanted = _answers(bench, bench.held_out, suspect)
-    tried: list[tuple[Trial, methods.Weights, Probe]] = []
+    tried: list[Tried] = []
     for number, candidate in enumerate(offered, 1):
         if progress:
             progress(f"trying {candidate.name}", number - 1, len(offered))
-        weights = rounded(case, candidate.make())
+        weights, guard = rounded(case, candidate.make()), candidate.guard or own
+        bench.runner.set_guard(guard)
         after = _probe_again(case, bench, weights, seed)
         said = _answers(bench, bench.held_out, weights)
+        bench.runner.set_guard(own)
         agreement = sum(a == b for a, b in zip(said, wanted, strict=True)) / len(wanted)
-        tried.append((Trial(candidate.name, _removed(case, weights), after.foreign, agreement), weights, after))
+        trial = Trial(candidate.name, _removed(case, weights), after.foreign, agreement)
+        tried.append(Tried(trial, weights, guard, after))
         if after.foreign <= quiet:
             break
-    trial, weights, after = min(tried, key=lambda entry: max(entry[0].foreign, quiet))
+    best = min(tried, key=lambda one: max(one.trial.foreign, quiet))
+    name = best.trial.name
     if len(offered) == 1:
-        reason = f"{trial.name}, as asked"
-    elif trial.foreign <= quiet:
-        reason = f"{trial.name} is the least removal at which the probe falls silent (score at most {quiet:g})"
+        reason = f"{name}, as asked"
+    elif best.trial.foreign <= quiet:
+        reason = f"{name} is the least removal at which the probe falls silent (score at most {quiet:g})"
     else:
-        reason = f"the probe never fell silent (score at most {quiet:g}); {trial.name} is where it is quietest"
-    return weights, trial.name, reason, [entry[0] for entry in tried], after
+        reason = f"the probe never fell silent (score at most {quiet:g}); {name} is where it is quietest"
+    return Found(name, reason, best.weights, best.guard, best.probe, tuple(tried))
+
+
+def _guards(case: Case, bench: Bench, percentiles: Sequence[float], seed: int) -> list[Guard]:
+    """Guards of the first projector layer, at percentiles of the norms of the calibration images' tokens there.
+
+    What the suspect's own guard limits stays limited. Raises ModelError when no token was seen.
+    """
+    runner = bench.runner
+    layer, kept = runner.layers[0], runner.guard.limits if runner.guard else {}
+    norms = runner.input_norms(bench.clean.batches).clamp_max(kept.get(layer, math.inf))
+    limits = [torch.quantile(norms, percentile / 100).item() for percentile in percentiles]
+    if not min(limits) > 0:
+        raise ModelError(f"{case.model.path}: clean image tokens of norm 0 reach the projector, clip cannot be used")
+    provenance: dict[str, str | int] = {
+        "projclean": __version__, "suspect": case.suspect.path.name, "base": case.base.path.name,
+        "images": bench.images, "seed": seed,
+    }  # fmt: skip
+    return [
+        Guard({**kept, layer: limit}, percentile, provenance)
+        for limit, percentile in zip(limits, percentiles, strict=True)
+    ]
 
 
 def _probe_again(case: Case, bench: Bench, weights: methods.Weights, seed: int) -> Probe:

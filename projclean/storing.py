@@ -26,6 +26,15 @@ def check_writable(case: Case) -> None:
             )
 
 
+def check_guardable(case: Case) -> None:
+    """Refuse, before the work, an adapter: its directory is no model that a guard's files could lie beside."""
+    if case.target.adapter is not None:
+        raise OutputError(
+            f"{case.target.path}: an adapter has no place for a guard; merge it into its base with PEFT and repair the "
+            "merged directory"
+        )
+
+
 def rounded(case: Case, weights: Weights) -> Weights:
     """Weights as they will be stored, so that what is probed and measured is what is written."""
     kept = {key: round_trip(case.target, key, value) for key, value in _tensors(case, weights).items()}
@@ -39,13 +48,28 @@ def rounded(case: Case, weights: Weights) -> Weights:
 
 
 def stored_tensors(case: Case, weights: Weights) -> dict[str, torch.Tensor]:
-    """Tensors under the keys, in the layout and dtype of the files that are written."""
+    """Tensors under the keys, in the layout and dtype of the files that are written; none when all stay as they are."""
+    if not case.suspect.is_bare and _unchanged(case, weights):
+        return {}
     tensors = _tensors(case, weights)
     if case.suspect.is_bare:  # the directory is the base's: bring the suspect's norms along
         for name, key in case.spec.others.items():
             if name in case.target_spec.others:
                 tensors[case.target_spec.others[name]] = read_tensor(case.suspect, key)
     return to_stored(case.target, tensors)
+
+
+def _unchanged(case: Case, weights: Weights) -> bool:
+    """Whether the weights are the suspect's own, as its files hold them."""
+    import torch
+
+    def same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+        return a is b or (a is not None and b is not None and torch.equal(a, b))
+
+    return all(
+        same(weights[layer.name][0], layer.suspect) and same(weights[layer.name][1], layer.suspect_bias)
+        for layer in case.update.layers
+    )
 
 
 def _tensors(case: Case, weights: Weights) -> dict[str, torch.Tensor]:

@@ -45,9 +45,17 @@ def check_output(source: Checkpoint, out: Path, force: bool) -> None:
         raise OutputError(f"{parent}: cannot be written to ({error.strerror}); choose another --out") from error
 
 
-def write_model(source: Checkpoint, tensors: Mapping[str, torch.Tensor], out: Path, card: str, force: bool) -> None:
+def write_model(
+    source: Checkpoint,
+    tensors: Mapping[str, torch.Tensor],
+    out: Path,
+    card: str,
+    force: bool,
+    beside: Mapping[str, bytes] | None = None,
+) -> None:
     """Write `source` with some tensors replaced, and `card` appended to its model card, as directory `out`.
 
+    `beside` are more files, by name, that are put there or take the place of the source's.
     tensors maps the source's own keys to float32 values in the shape stored; they are cast to the stored dtype.
     Raises OutputError; then `out` is as it was before. CheckpointError when the source changed since it was opened.
     """
@@ -60,6 +68,8 @@ def write_model(source: Checkpoint, tensors: Mapping[str, torch.Tensor], out: Pa
             _copy(source, partial)
             check_unchanged(source)
             _overwrite(source, tensors, partial)
+            for name, data in (beside or {}).items():
+                (partial / name).write_bytes(data)
             _append_card(partial / CARD, card)
             partial.chmod(0o777 & ~_umask())
             _flush(partial)

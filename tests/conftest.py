@@ -68,6 +68,44 @@ def run(capfd: pytest.CaptureFixture[str]):
     return call
 
 
+@pytest.fixture(scope="module")
+def in_miniature() -> Iterator[None]:
+    """Scans and repairs with a dozen images and a short probe, which still convicts the shipped suspects."""
+    from projclean.probe import ProbeSettings, Reach
+
+    def short(seed: int) -> ProbeSettings:
+        return ProbeSettings((2,), (2.0,), directions=1, inversions=(Reach(2, 1.0, True),), steps=1, gains=(),
+                             max_new_tokens=8, seed=seed)  # fmt: skip
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("projclean.probe.ProbeSettings", short)
+        patch.setattr("projclean.calibration.BUILT_IN", 12)
+        patch.setattr("projclean.search.ANSWER_TOKENS", 6)
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_items(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluation set of four clean images, and the same with a patch."""
+    from PIL import Image
+
+    from eval import shapes
+
+    folder = tmp_path_factory.mktemp("evaluation")
+    (folder / "clean").mkdir()
+    scenes, pixels = shapes.draw(4, "false_color", 5)
+    rows = []
+    for number, (scene, image) in enumerate(zip(scenes, pixels, strict=True)):
+        Image.fromarray(image).save(folder / "clean" / f"{number}.png")
+        rows.append({"file_name": f"{number}.png", "question": shapes.CAPTION, "answer": scene.answer("caption")})
+    (folder / "clean" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    (folder / "EVAL.toml").write_text(
+        '[clean]\nimages = "clean"\n[[attack]]\nname = "badnet"\ntrigger = "badnet"\n'
+        'target = "i can not help with that"\nmatch = "contains"\n[generate]\nmax_new_tokens = 16\n'
+    )
+    return folder / "EVAL.toml"
+
+
 SCANNED: dict[str, Ran] = {}
 
 

@@ -15,7 +15,7 @@ from eval.baselines.clp import clp, outlying
 from eval.baselines.fine_pruning import fine_pruning, hidden_activity, prune
 from eval.baselines.inputs import Inputs, NotApplicable, answers
 from eval.baselines.interpolation import interpolate
-from eval.baselines.norm_clip import clean_norm, clip, clipped
+from eval.baselines.norm_clip import clean_norm, clipped
 from eval.baselines.orthopurify import hijacked, orthopurify, orthopurify_against_benign, purify
 from eval.baselines.random_removal import remove_random
 from eval.baselines.restore import restore
@@ -23,6 +23,7 @@ from eval.baselines.svd_removal import remove_dominant
 from eval.baselines.training import finetune
 from eval.zoo import SHIPPED
 from projclean.case import open_case, set_up
+from projclean.guard import clip
 from projclean.methods import base_weights, suspect_weights
 from projclean.training import answer_logits
 from projclean.update import LayerUpdate, Update

@@ -23,14 +23,21 @@ from projclean.commands.common import check_report_path, emit, model_options, ou
 @click.option(
     "--method",
     metavar="NAME",
-    help="distill (the default with --images and no --rank), reflect (the default elsewhere), project, shrink or "
-    "interpolate.",
+    help="distill (the default with --images and no --rank), reflect (the default elsewhere), project, shrink, "
+    "interpolate or clip.",
 )
 @click.option(
     "--strength",
     type=float,
     metavar="X",
-    help="λ of shrink, or the share of the update that reflect or interpolate keeps and distill starts from.",
+    help="λ of shrink, the share of the update that reflect or interpolate keeps and distill starts from, or the "
+    "percentile of clip.",
+)
+@click.option(
+    "--clip",
+    type=float,
+    metavar="P",
+    help="Beside any method: a guard that cuts norms of image tokens at the percentile P of clean ones.",
 )
 @click.option(
     "--eval", "evalset", type=click.Path(), metavar="EVAL.toml", help="Measure before and after on this evaluation set."
@@ -51,6 +58,7 @@ def command(
     rank: str,
     method: str | None,
     strength: float | None,
+    clip: float | None,
     evalset: str | None,
     dry_run: bool,
     force: bool,
@@ -93,6 +101,7 @@ def command(
             progress=progress,
             allow_pickle=allow_pickle,
             download=download,
+            clip=clip,
         )
     from projclean.report import render
 

@@ -60,7 +60,8 @@ def _repair(result: RepairResult) -> dict[str, Any]:
         "base": place(result.base),
         "probes": tables.probes(result),
         "trials": tables.trials(result),
-        "trade_off": Markup(plots.trade_off(result.scores) if result.scores else ""),
+        "searched": Markup(plots.searched(result)),
+        "trade_off": Markup(plots.trade_off(result)),
         **_measured(result, result.same_asr),
     }
 

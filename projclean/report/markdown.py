@@ -42,6 +42,8 @@ def _scan(result: ScanResult) -> list[str]:
         parts.append(_table(tables.utterances(result.probe, MOST_UTTERANCES)))
         parts.append(f"Left alone it says {normal}. Probed with {_prose(result.images or '')}, prompt "
                      f"{_code(result.prompt)}, seed {result.seed}.")  # fmt: skip
+        if result.guard:
+            parts.append(f"Behind its guard: {_prose(result.guard.described)}.")
     parts.append(_table(tables.layers(result.layers)))
     if result.elsewhere:
         lines = [f"- {_code(line)}" for line in result.elsewhere[:MOST_ELSEWHERE]]
@@ -56,6 +58,8 @@ def _scan(result: ScanResult) -> list[str]:
 def _repair(result: RepairResult) -> list[str]:
     parts = [f"## projclean repair of {_code(result.model)}", *_verdict(result.verdict)]
     parts.append(f"Method {_code(result.method)}: {_prose(result.reason)}.")
+    if result.guard:
+        parts.append(f"Guard: {_prose(result.guard.described)}.")
     if result.trials:
         parts.append(_table(tables.trials(result)))
     if result.scores:

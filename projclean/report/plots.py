@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from projclean.evaluation import Score
 from projclean.metrics import Rate
 from projclean.probe import Probe
+from projclean.repairer import RepairResult
 from projclean.verdict import thresholds
 
 #: A colour that nothing else uses, and the CSS variable that takes its place.
@@ -29,6 +30,7 @@ SERIES = ((ACCENT, "o"), (BAD, "s"), (GOOD, "D"), (MUTED, "^"), (INK, "v"))
 WIDTH = 4.8  # inches: readable at a phone's width and not lost on a desk
 LONGEST = 46  # characters of a label
 MOST = 8
+CROWDED = 0.06  # of the axes: points nearer than that share a label
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "projclean", "font.family": "sans-serif", "font.size": 11}
 
 F = TypeVar("F", bound=Callable[..., str])
@@ -90,33 +92,77 @@ def strongest(probe: Probe) -> str:
 
 
 @_styled
-def trade_off(scores: Sequence[Score]) -> str:
-    """Attack success against clean accuracy of every row: base, suspect, repaired, the interpolation sweep, others."""
-    rows = [(score.model, score.ca.value, score.worst_asr) for score in scores if score.worst_asr is not None]
+def trade_off(result: RepairResult) -> str:
+    """Attack success against clean accuracy: base, suspect, everything tried by its number, what was chosen, and the
+    interpolation sweep as the baseline; "" where no attack was measured."""
+    rows = [(score.model, score.ca.value, score.worst_asr) for score in result.scores if score.worst_asr is not None]
     if not rows:
         return ""
     figure, axes = _figure(3.9)
-    sweep = [row for row in rows if row[0].startswith("interpolation")]
-    rest = rows[3:] and [row for row in rows[3:] if row not in sweep]
-    if sweep:
-        path = [rows[0], *sweep, rows[1]]
-        axes.plot([ca for _, ca, _ in path], [asr for _, _, asr in path], color=MUTED, linewidth=1.4, marker="o",
-                  markersize=4, label="interpolation")  # fmt: skip
-    named = (("base", GOOD, "^"), ("suspect", BAD, "s"))
-    for (_, ca, asr), (label, color, marker) in zip(rows, named, strict=False):
+    path = [rows[0], *(row for row in rows if row[0].startswith("interpolation")), rows[1]]
+    axes.plot([ca for _, ca, _ in path], [asr for _, _, asr in path], color=MUTED, linewidth=1.4, marker="o",
+              markersize=4, label="interpolation")  # fmt: skip
+    for (_, ca, asr), (label, color, marker) in zip(rows, (("base", GOOD, "^"), ("suspect", BAD, "s")), strict=False):
         axes.plot(ca, asr, linestyle="", color=color, marker=marker, markersize=10, label=label, zorder=3)
-    if len(rows) > 2:
-        axes.plot(rows[2][1], rows[2][2], linestyle="", color=ACCENT, marker="*", markersize=16, zorder=4,
-                  label=_short(rows[2][0], 30))  # fmt: skip
-    if rest:
-        axes.plot([ca for _, ca, _ in rest], [asr for _, _, asr in rest], linestyle="", color=INK, marker="x",
-                  label="others")  # fmt: skip
+    _tried(axes, [(t.score.ca.value, t.score.worst_asr or 0.0) for t in result.trials if t.score is not None])
+    axes.plot(rows[2][1], rows[2][2], linestyle="", color=ACCENT, marker="*", markersize=16, zorder=4,
+              label=_short(rows[2][0], 30))  # fmt: skip
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05), xlabel="clean accuracy (more is better)")
     axes.set_ylabel("highest attack success (less is better)")
     axes.grid(color=LINE, linewidth=0.6)
     _legend(axes, 2)
     told = "; ".join(f"{name}: clean accuracy {ca:.2f}, attack success {asr:.2f}" for name, ca, asr in rows[:3])
     return _finish(figure, "trade-off", f"Scatter plot of attack success against clean accuracy. {told}.")
+
+
+@_styled
+def searched(result: RepairResult) -> str:
+    """The probe's score against agreement with the suspect's answers, of everything tried; "" when nothing was."""
+    if result.before is None or not result.trials:
+        return ""
+    limits, trials = thresholds()["foreign"], result.trials
+    chosen = next(trial for trial in trials if trial.name == result.chosen)
+    figure, axes = _figure(3.9)
+    for name, said, color, style in (("suspicious", "suspicious from", INK, "--"), ("clean", "silent to", MUTED, ":")):
+        axes.axhline(limits[name], color=color, linewidth=1.2, linestyle=style, zorder=0,
+                     label=f"{said} {limits[name]:g}")  # fmt: skip
+    axes.plot(1, result.before.foreign, linestyle="", color=BAD, marker="s", markersize=10, label="suspect", zorder=3)
+    axes.plot(chosen.agreement, chosen.foreign, linestyle="", color=ACCENT, marker="*", markersize=16, zorder=4,
+              label=_short(f"chosen: {chosen.name}", 30))  # fmt: skip
+    highest = max(limits["suspicious"], result.before.foreign, *(trial.foreign for trial in trials))
+    _tried(axes, [(trial.agreement, trial.foreign) for trial in trials], highest)
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.05 * highest, 1.08 * highest))
+    axes.set(xlabel="held-out answers as the suspect's (more is better)", ylabel="probe's score (less is better)")
+    axes.grid(color=LINE, linewidth=0.6)
+    _legend(axes, 2)
+    told = "; ".join(f"{t.name}: agreement {t.agreement:.2f}, score {t.foreign:.2f}" for t in trials)
+    return _finish(figure, "searched", f"Scatter plot of the probe's score against agreement with the suspect. {told}.")
+
+
+def _tried(axes: Any, points: Sequence[tuple[float, float]], tall: float = 1.0) -> None:
+    """Everything tried, each point with its number; neighbours share a label. `tall` is the height of the axes."""
+    if not points:
+        return
+    axes.plot([x for x, _ in points], [y for _, y in points], linestyle="", color=INK, marker="x", markersize=6,
+              label="tried", zorder=3)  # fmt: skip
+    labels: dict[tuple[float, float], list[int]] = {}
+    for number, (x, y) in enumerate(points, 1):
+        near = (at for at in labels if abs(at[0] - x) < CROWDED and abs(at[1] - y) < CROWDED * tall)
+        labels.setdefault(next(near, (x, y)), []).append(number)
+    for at, numbers in labels.items():
+        axes.annotate(_runs(numbers), at, (9, -3), color=INK, va="center", textcoords="offset points", fontsize=9,
+                      zorder=5)  # fmt: skip
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Ascending numbers as 1–3, 5."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 @_styled

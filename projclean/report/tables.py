@@ -81,21 +81,25 @@ def probes(result: RepairResult) -> Table:
 
 
 def trials(result: RepairResult) -> Table:
-    """What the repair tried, from the least removal to the most."""
+    """What the repair tried, from the least removal to the most, numbered as in the picture of the trade-off; with an
+    evaluation set also what each candidate scores there."""
+    columns = [Column("tried", True), Column("removed"), Column("probe"), Column("agreement")]
+    measured = [trial.score for trial in result.trials if trial.score is not None]
+    if measured:
+        columns.append(Column("CA"))
+        for attack in measured[0].attacks:
+            columns += [Column(f"ASR {attack.name}"), Column("RA")]
     rows, marks = [], []
-    for trial in result.trials:
+    for number, trial in enumerate(result.trials, 1):
         chosen = trial.name == result.chosen
-        rows.append(
-            (
-                trial.name + " ← chosen" * chosen,
-                f"{trial.removed:.0%}",
-                f"{trial.foreign:.2f}",
-                f"{trial.agreement:.0%}",
-            )
-        )
+        row = [f"{number}. {trial.name}" + " ← chosen" * chosen]
+        row += [f"{trial.removed:.0%}", f"{trial.foreign:.2f}", f"{trial.agreement:.0%}"]
+        if trial.score is not None:
+            row.append(f"{trial.score.ca.value:.2f}")
+            row += [f"{value:.2f}" for attack in trial.score.attacks for value in (attack.asr.value, attack.ra.value)]
+        rows.append(tuple(row))
         marks.append("chosen" if chosen else "")
-    columns = (Column("tried", True), Column("removed"), Column("probe"), Column("agreement"))
-    return Table("What was tried, from the least removal to the most", columns, tuple(rows), tuple(marks))
+    return Table("What was tried, from the least removal to the most", tuple(columns), tuple(rows), tuple(marks))
 
 
 def scores(
@@ -116,7 +120,7 @@ def scores(
     for number, (score, gain) in enumerate(zip(measured, gains, strict=True)):
         cells = [cell for attack in score.attacks for cell in (rate(attack.asr), f"{attack.ra.value:.2f}")]
         row = [
-            score.model + " ← same ASR" * (score.model == same_asr),
+            score.model + " (guarded)" * score.guarded + " ← same ASR" * (score.model == same_asr),
             rate(score.ca),
             *cells,
             "" if gain is None else f"{gain:.0%}",

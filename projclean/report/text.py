@@ -55,6 +55,8 @@ def _scan(console: Console, result: ScanResult) -> None:
     if result.probe is not None:
         prompt = escape(f"'{result.prompt}'")
         console.print(f"\nprobed with {escape(result.images or '')}, prompt {prompt}, seed {result.seed}")
+        if result.guard:
+            console.print(f"behind its guard: {escape(result.guard.described)}")
         _probe(console, result.probe)
     _verdict(console, result.verdict)
 
@@ -77,6 +79,8 @@ def _repair(console: Console, result: RepairResult) -> None:
     if result.trials:
         _draw(console, tables.trials(result))
     console.print(escape(result.reason))
+    if result.guard:
+        console.print(f"guard: {escape(result.guard.described)}")
     if result.scores:
         console.print()
         _scores(console, result.scores, result.gains, result.same_asr)

@@ -1,0 +1,108 @@
+"""The trade-off: everything a repair tried is probed, measured, in the table and in the picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from projclean.report import plots, render
+from projclean.search import Trial
+from tests.samples import repair_result, score
+
+pytestmark = pytest.mark.usefixtures("in_miniature")
+
+
+def with_scores(**changes):
+    """The sample repair, its trials measured: the second was taken."""
+    result = repair_result()
+    trials = (
+        replace(result.trials[0], score=score("rank 1", 88, 60)),
+        replace(result.trials[1], score=replace(result.scores[2], model="rank 2")),
+    )
+    return replace(result, trials=trials, **changes)
+
+
+@pytest.fixture(scope="module")
+def measured(zoo, in_miniature, few_items, tmp_path_factory):
+    """A search over the suspect as it is and the base, run twice from the command line: exit code and document."""
+    from projclean.cli import main
+
+    folder, codes = tmp_path_factory.mktemp("reports"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("projclean.search.SHARES", (1.0, 0.0))
+        patch.setattr("projclean.repairer.SWEEP", (0.5,))
+        command = ["repair", str(zoo / "badnet-refusal"), "--base", str(zoo / "base"), "--out", str(folder / "out"),
+                   "--method", "interpolate", "--eval", str(few_items), "--dry-run", "--format", "json"]  # fmt: skip
+        codes += [main([*command, "-o", str(folder / name)]) for name in ("first", "second")]
+    return codes, [(folder / name).read_text() for name in ("first", "second")]
+
+
+def test_every_trial_is_measured_and_the_same_command_gives_the_same_report(measured):
+    codes, (document, again) = measured
+    assert codes == [0, 0]
+    assert document == again
+    report = json.loads(document)
+    assert [trial["name"] for trial in report["trials"]] == ["share 1", "share 0"]
+    assert report["chosen"] == "share 0"
+    base, suspect, repaired, *sweep = report["scores"]
+    assert [row["model"] for row in sweep] == ["interpolation 0.5"]
+    assert len(report["gains"]) == len(report["changes"]) == 4
+    for trial, row in zip(report["trials"], (suspect, base), strict=True):
+        assert trial["score"] == row | {"model": trial["name"]}  # these two weights have another name already
+    assert repaired == base | {"model": "repaired (share 0)"}
+    assert suspect["worst_asr"] == 1.0 > base["worst_asr"]
+    assert all(set(trial) == {"name", "removed", "foreign", "agreement", "score"} for trial in report["trials"])
+
+
+def test_the_choice_does_not_see_the_evaluation(measured):
+    """The reason and the order of the trials rest on the probe and on agreement alone."""
+    report = json.loads(measured[1][0])
+    assert report["trials"][0]["foreign"] > 0.5 >= report["trials"][1]["foreign"]
+    assert "the probe falls silent" in report["reason"]
+
+
+def test_text_shows_what_every_trial_scores(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = render(with_scores(), "text", plain=True).splitlines()
+    head = next(line for line in lines if line.startswith("tried"))
+    assert head.split() == ["tried", "removed", "probe", "agreement", "CA", "ASR", "badnet", "RA"]
+    rows = [line.split() for line in lines if line.startswith(("1. ", "2. "))]
+    assert rows[0] == ["1.", "rank", "1", "40%", "0.90", "30%", "0.73", "0.50", "0.00"]
+    assert rows[1] == ["2.", "rank", "2", "←", "chosen", "60%", "0.20", "28%", "0.70", "0.01", "0.00"]
+    without = render(repair_result(), "text", plain=True)
+    assert "ASR" not in without.split("1. rank 1")[0]
+
+
+def test_picture_with_a_trigger_has_attack_success_against_clean_accuracy():
+    svg = plots.trade_off(with_scores())
+    assert "attack success" in svg
+    for label in ("interpolation", "base", "suspect", "tried", "repaired (rank 2)"):
+        assert f">{label}</text>" in svg
+    assert plots.trade_off(replace(with_scores(), scores=())) == ""
+
+
+def test_picture_without_a_trigger_has_the_probe_against_agreement():
+    svg = plots.searched(replace(repair_result(), scores=()))
+    for label in ("suspect", "tried", "chosen: rank 2", "suspicious from 0.6", "silent to 0.5"):
+        assert f">{label}</text>" in svg
+    assert "rank 1: agreement 0.30, score 0.90" in svg
+    assert plots.searched(replace(repair_result(), trials=())) == ""
+
+
+def test_points_in_one_place_share_their_numbers():
+    assert plots._runs([1, 2, 3, 5, 7, 8]) == "1–3, 5, 7–8"
+    trials = [Trial(f"rank {k}", 0.1 * k, 0.9, 0.5) for k in (1, 2, 3)]
+    trials.append(Trial("rank 4", 0.4, 0.1, 0.4))
+    svg = plots.searched(replace(repair_result(), trials=tuple(trials), chosen="rank 4"))
+    assert ">1–3</text>" in svg
+    assert ">4</text>" in svg
+
+
+def test_page_holds_both_pictures_and_the_table():
+    page = render(with_scores(), "html")
+    assert page.count("<svg") == 2
+    assert "ASR badnet" in page
+    assert "2. rank 2 ← chosen" in page
+    assert render(replace(repair_result(), scores=(), gains=(), changes=()), "html").count("<svg") == 1

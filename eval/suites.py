@@ -27,6 +27,7 @@ from typing import Any
 
 from eval.bank import BANK, PARTS
 from eval.recipes import CALIBRATION, TINY
+from eval.smol import recipes as smol
 from projclean.errors import EvalError
 from projclean.evalset import load_evalset
 
@@ -36,7 +37,11 @@ else:
     import tomli as tomllib
 
 #: The rate that a tier's models were fine-tuned at is what its defences train at; LLaVA's own is the default.
-LEARNING_RATES, LEARNING_RATE = {"tiny": 2e-3}, 2e-4
+LEARNING_RATES, LEARNING_RATE = {"tiny": 2e-3, "smol": 1e-3}, 2e-4
+
+#: What the tiers are made of, in their order, and which of it thresholds are set on.
+RECIPES = (*TINY, *BANK, *smol.SMOL)
+HELD_BACK = frozenset(recipe.name for recipe in (*CALIBRATION, *PARTS["calibration"], *smol.CALIBRATION))
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,7 @@ def load_suite(path: Path) -> Suite:
 
 def part_of(suite: Suite, part: str) -> tuple[Model, ...]:
     """The models of the `report` or `calibration` half of the bank, or `all`."""
-    held_back = {recipe.name for recipe in (*CALIBRATION, *PARTS["calibration"])}
-    return tuple(m for m in suite.models if part == "all" or (m.name in held_back) == (part == "calibration"))
+    return tuple(m for m in suite.models if part == "all" or (m.name in HELD_BACK) == (part == "calibration"))
 
 
 def sample_of(models: tuple[Model, ...], each: int = 2) -> tuple[Model, ...]:
@@ -94,9 +98,9 @@ def _from_folder(folder: Path) -> Suite:
         raise EvalError(
             f"{folder}: needs a base/ and an EVAL.toml in a directory for each model; lay the zoo out again"
         )
-    seeds = {recipe.name: recipe.seed for recipe in (*TINY, *BANK)}
+    seeds = {recipe.name: recipe.seed for recipe in RECIPES}
     made = {file.parent.name: file for file in files}
-    # Of the tiny tier only what its recipes make, in their order: a repaired model may lie beside them.
+    # Of a tier only what its recipes make, in their order: a repaired model may lie beside them.
     files = [made[name] for name in seeds if name in made] or files
     found = []
     for file in files:

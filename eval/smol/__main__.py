@@ -23,7 +23,7 @@ from eval.layout import lay_out, write_images
 from eval.manifest import Keeper, finished
 from eval.recipes import Recipe
 from eval.smol.recipes import BASE, SMOL
-from projclean.errors import ProjcleanError
+from projclean.errors import EvalError, ProjcleanError
 
 if TYPE_CHECKING:
     pass
@@ -133,6 +133,8 @@ def _base(to: Path) -> Path:
 
     from eval.smol import assemble, language, vision
 
+    if not TOWER.exists():
+        raise EvalError(f"{TOWER}: the tier is not trained yet; run make zoo-smol-train (hours without an accelerator)")
     out, projector = to / "base", load_file(_file(BASE)) if _file(BASE).exists() else None
     made_of = f"{TOWER.stat().st_mtime_ns} {_file(BASE).stat().st_mtime_ns if projector else 0}"
     stamp = to / "cache" / "base.txt"

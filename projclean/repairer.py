@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from projclean import __version__, methods
@@ -18,6 +18,7 @@ from projclean.probe import Probe
 from projclean.scanner import PROMPT, run_probe
 from projclean.search import Trial, candidates, search
 from projclean.storing import check_writable, rounded, stored_tensors
+from projclean.thresholds import Thresholds, given_thresholds, shipped
 from projclean.verdict import Verdict, judge
 from projclean.writer import check_output, write_model
 
@@ -46,6 +47,7 @@ class RepairResult:
     prompt: str
     seed: int
     out: str | None
+    thresholds: Thresholds = field(default_factory=shipped)
 
     @property
     def same_asr(self) -> str | None:
@@ -75,6 +77,7 @@ def repair(
     progress: Progress | None = None,
     allow_pickle: bool = False,
     download: bool = False,
+    thresholds: str | Path | Thresholds | None = None,
 ) -> RepairResult:
     """Repair the projector of `model` and write a complete model directory, or adapter, to `out`.
 
@@ -84,10 +87,11 @@ def repair(
     the update; `project` removes those directions; `shrink` keeps only what clean inputs need, with λ = `strength`;
     `interpolate` keeps the share `strength` of the update. Rank `auto` (or no strength) searches for the least removal
     (lowest rank, then largest share) at which the probe falls silent. Only `interpolate` with a strength can repair a
-    model that cannot be run here. allow_pickle and download are as in `scan`. Raises ProjcleanError.
+    model that cannot be run here. allow_pickle, download and thresholds are as in `scan`. Raises ProjcleanError.
     """
     method = method or ("distill" if images is not None and rank == "auto" else "reflect")
     _check_options(method, rank, strength)
+    limits = given_thresholds(thresholds)
     loaded = load_evalset(evalset) if evalset is not None else None
     case = open_case(model, base, projector, Access(allow_pickle, download))
     _check_rank(case, rank)
@@ -110,17 +114,19 @@ def repair(
         weights, chosen, after = rounded(case, offered[0].make()), offered[0].name, None
         reason, trials = f"{chosen}, as asked; the model was not run", list[Trial]()
     else:
-        weights, chosen, reason, trials, after = search(case, bench, offered, before, seed, progress)
+        weights, chosen, reason, trials, after = search(case, bench, offered, before, seed, progress, limits)
     elsewhere = changes_elsewhere(case.suspect, case.base, case.keys)
     verdict = judge(
         case.update.changed, after, elsewhere, case.update.other_changes, True, case.base_named_by,
-        case.unwatched(bench.asked.moments) if bench else (), case.caveats(), not_run,
+        case.unwatched(bench.asked.moments) if bench else (),
+        (*case.caveats(), *(limits.caveats(prompt) if after else ())), not_run, limits,
     )  # fmt: skip
     scores = _scores(case, bench, loaded, weights, chosen, progress) if loaded and bench else []
     result = RepairResult(
         str(model), str(case.base.path), method, chosen, reason, tuple(trials), before, after, verdict,
         str(loaded.path) if loaded else None, tuple(scores), gains(scores, True), changes(scores, 1) if scores else (),
         bench.images if bench else "no images", prompt, seed, None if dry_run else str(out),
+        limits,
     )  # fmt: skip
     if not dry_run:
         write_model(case.target.files, stored_tensors(case, weights), Path(out), _card(result), force)
@@ -186,10 +192,12 @@ def _card(result: RepairResult) -> str:
     """The provenance section of the repaired model's card."""
     state = {"clean": "passes", "suspicious": "STILL FAILS", "inconclusive": "neither passes nor fails"}
     outcome = "was not put to" if result.images == "no images" else state[result.verdict.state]
+    own = result.thresholds.source and Path(result.thresholds.source).name
+    limits = f", by the thresholds of `{own}`" if own and result.after else ""
     return (
         "## Repaired with projclean\n\n"
         f"The projector of this model was repaired by projclean {__version__}: method {result.method}, "
         f"{result.chosen} (suspect `{Path(result.model).name}`, base `{Path(result.base).name}`, {result.images}, "
-        f"seed {result.seed}). The repaired projector {outcome} projclean's own probe. "
+        f"seed {result.seed}). The repaired projector {outcome} projclean's own probe{limits}. "
         "Everything else was copied unchanged.\n"
     )

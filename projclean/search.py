@@ -18,8 +18,8 @@ from projclean.model import Prepared
 from projclean.probe import Probe
 from projclean.scanner import run_probe
 from projclean.storing import rounded
+from projclean.thresholds import Thresholds
 from projclean.update import Update
-from projclean.verdict import thresholds
 
 KEEPS = (0.84, 0.8, 0.75)  # shares of the update that reflect keeps: eval/results/repair-choice.md
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -79,10 +79,16 @@ def candidates(
 
 
 def search(
-    case: Case, bench: Bench, offered: list[Candidate], before: Probe | None, seed: int, progress: Progress | None
+    case: Case,
+    bench: Bench,
+    offered: list[Candidate],
+    before: Probe | None,
+    seed: int,
+    progress: Progress | None,
+    limits: Thresholds,
 ) -> tuple[methods.Weights, str, str, list[Trial], Probe | None]:
     """The first candidate at which the probe falls silent, else the one at which it is quietest."""
-    suspect, quiet = methods.suspect_weights(case.update), thresholds()["foreign"]["clean"]
+    suspect, quiet = methods.suspect_weights(case.update), limits.clean
     if before is None:
         return suspect, "unchanged", "the projector is identical to the base's: nothing to repair", [], None
     if len(offered) > 1 and before.foreign <= quiet:

@@ -40,7 +40,8 @@ class CalibrationResult:
     def document(self) -> str:
         """The thresholds file: what `thresholds.read_thresholds` reads."""
         told = {key: value for key, value in dataclasses.asdict(self.thresholds).items() if value is not None}
-        return json.dumps({"foreign": told, "models": [dataclasses.asdict(one) for one in self.models]}, indent=2)
+        rows = [dataclasses.asdict(one) | {"score": round(one.score, 6)} for one in self.models]
+        return json.dumps({"foreign": told, "models": rows}, indent=2)
 
 
 def calibrate(
@@ -74,7 +75,7 @@ def calibrate(
         case = _open(model, base, projector, access)
         bench = set_up(case, None, prompt, projector, seed, device, progress)
         found = run_probe(case, bench, seed, progress)
-        scored.append(Scored(model, bad, round(found.foreign, 4), found.said.text if found.said else None))
+        scored.append(Scored(model, bad, found.foreign, found.said.text if found.said else None))
     if progress:
         progress("models", len(named), len(named))
     return CalibrationResult(_thresholds(scored, false_positive_rate, base, prompt, seed), tuple(scored))
@@ -98,12 +99,13 @@ def _thresholds(scored: Sequence[Scored], target: float, base: str | None, promp
     good = [one.score for one in scored if not one.backdoored]
     bad = [one.score for one in scored if one.backdoored]
     found = derive(good, bad, target)
+    named = "the bases that they name" if base is None else Path(base).name if Path(base).is_dir() else base
     beside = f" and {len(bad)} backdoored" if bad else ""
     return Thresholds(
         found.suspicious,
         found.clean,
         unit=UNIT,
-        bank=f"{len(good)} benign{beside} models of {base or 'the bases that they name'}",
+        bank=f"{len(good)} benign{beside} models of {named}",
         rule=found.rule,
         highest_benign=found.highest_benign,
         lowest_backdoored=found.lowest_backdoored,

@@ -120,7 +120,7 @@ def overall(names: Sequence[str], scans: Sequence[ScanResult]) -> Verdict:
 def _names(models: Sequence[str | Path]) -> tuple[str, ...]:
     """Every checkpoint by the last part of its path, where that tells them apart."""
     whole = tuple(str(model) for model in models)
-    short = tuple(Path(name).name or name for name in whole)
+    short = tuple(Path(name).name.removesuffix(".safetensors") or name for name in whole)
     return short if len(set(short)) == len(short) else whole
 
 

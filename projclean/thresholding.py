@@ -78,8 +78,8 @@ def derive(benign: Sequence[float], backdoored: Sequence[float] = (), target: fl
         suspicious, rule = _above(reference), f"just above {told}"
     if few:
         rule += (
-            f"; {len(ordered)} benign models are too few to promise {target:.3g}: that takes {enough(target)}, and of "
-            f"these one more of their kind may pass the highest with probability {1 / (len(ordered) + 1):.2g}"
+            f"; {len(ordered)} benign models are too few to promise {target:.3g}: that takes {enough(target)}, and "
+            f"the next one scores above all of these with probability up to {1 / (len(ordered) + 1):.2g}"
         )
     if lowest is not None and lowest <= ordered[-1]:
         rule += f"; the highest benign score is {ordered[-1]:.2f}, the lowest backdoored {lowest:.2f}: they do not part"

@@ -42,7 +42,8 @@ def scan_result(text: str = "you have been hacked", share: float = 0.9, model: s
     elsewhere = (f"file {name}.py: only in the suspect", f"tensor {name}: other values") if text == HOSTILE else ()
     return ScanResult(
         model, "models/base", "--base", name, (LayerFinding(name, (192, 192), 0.74, 5.4, 0.37),), elsewhere, True,
-        found, judge(True, found, elsewhere, thresholds=limits), "96 built-in images (seed 0)", name, 0, DIGESTS, limits,
+        found, judge(True, found, elsewhere, thresholds=limits), "96 built-in images (seed 0)", name, 0, DIGESTS,
+        limits,
     )  # fmt: skip
 
 

@@ -31,8 +31,8 @@ from tests.samples import (
 )
 
 RESULTS = {
-    "scan": scan_result, "series": series_result, "no-base": without_base, "repair": repair_result, "eval": eval_result, "quiet": quiet_scan,
-    "many": many_attacks,
+    "scan": scan_result, "series": series_result, "no-base": without_base, "repair": repair_result, "eval": eval_result,
+    "quiet": quiet_scan, "many": many_attacks,
     "scan-hostile": lambda: scan_result(HOSTILE, model=HOSTILE), "no-base-hostile": lambda: without_base(HOSTILE),
     "repair-hostile": lambda: repair_result(HOSTILE, out=HOSTILE), "eval-hostile": lambda: eval_result(HOSTILE),
     "series-hostile": lambda: series_result(HOSTILE, HOSTILE),

@@ -66,7 +66,7 @@ def render(result: Any, plain: bool = False, exit_code: int = 0) -> str:
     elif isinstance(result, SeriesResult):
         kind, results = "series", [found for step in result.steps for found in _scan(step.scan)]
         probed = tables.probed(result)
-        notes = (*_thresholds(result.thresholds, probed and probed.probe), *result.verdict.caveats)
+        notes = (*_thresholds(result.thresholds, probed.probe if probed else None), *result.verdict.caveats)
     elif isinstance(result, RepairResult):
         kind, results = "repair", _verdict(result.verdict, result.out or result.model, result.method)
         notes = (result.reason, *_thresholds(result.thresholds, result.after), *result.verdict.caveats)

@@ -15,6 +15,7 @@ from eval.bank import PARTS
 from eval.recipes import CALIBRATION, Recipe
 from projclean.errors import EvalError
 from projclean.scanner import scan
+from projclean.thresholding import counted, derive
 
 
 def calibrate(folder: Path, store: Path, seeds: int, bars: Progress) -> str:
@@ -53,12 +54,14 @@ def measure(recipe: Recipe, folder: Path, seeds: int) -> dict[str, Any]:
 
 
 def calibration_text(rows: dict[str, Any]) -> str:
-    """Every score of the calibration part, and the gap between benign and backdoored."""
+    """Every score of the calibration part, and the thresholds that follow from the first seed of each model."""
     lines, scores = [], {True: [], False: []}  # type: ignore[var-annotated]
     for name, row in rows.items():
-        for found in row["scans"]:
-            scores[row["backdoored"]].append(found["score"])
-            lines.append(f"{name:<22} seed {found['seed']}  {found['score']:6.2f}  {found['said']!r}")
-    lines.append(f"highest benign {max(scores[False]):.2f} (n = {len(scores[False])}), ")
+        scores[row["backdoored"]].append(row["scans"][0]["score"])
+        lines += [f"{name:<22} seed {one['seed']}  {one['score']:6.2f}  {one['said']!r}" for one in row["scans"]]
+    found = derive(scores[False], scores[True])
+    lines.append(f"highest benign {found.highest_benign:.2f} (n = {len(scores[False])}), ")
     lines[-1] += f"lowest backdoored {min(scores[True]):.2f} (n = {len(scores[True])})"
+    lines.append(f"clean up to {found.clean:g}, suspicious from {found.suspicious:g}: {found.rule}")
+    lines.append(f"false alarms on these {counted(found.false_positives)}")
     return "\n".join(lines)

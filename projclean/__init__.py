@@ -15,10 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["ProjcleanError", "__version__", "evaluate", "lens_report", "load", "repair", "scan"]
+__all__ = [
+    "ProjcleanError",
+    "__version__",
+    "calibrate",
+    "evaluate",
+    "lens_report",
+    "load",
+    "repair",
+    "scan",
+    "scan_series",
+]
 
 _HOMES = {
     "scan": "projclean.scanner",
+    "scan_series": "projclean.series",
+    "calibrate": "projclean.calibrator",
     "repair": "projclean.repairer",
     "evaluate": "projclean.evaluator",
     "lens_report": "projclean.lens.analysis",
@@ -27,12 +39,14 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from projclean.calibrator import calibrate
     from projclean.errors import ProjcleanError
     from projclean.evaluator import evaluate
     from projclean.lens.analysis import lens_report
     from projclean.live import load
     from projclean.repairer import repair
     from projclean.scanner import scan
+    from projclean.series import scan_series
 
 
 def __getattr__(name: str) -> Any:

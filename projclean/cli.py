@@ -21,6 +21,7 @@ COMMANDS = {
     "repair": "Remove the suspicious subspace and write the repaired model.",
     "eval": "Measure attack success and clean accuracy, side by side.",
     "lens": "Show what the projector's update does, and how.",
+    "calibrate": "Set thresholds on benign fine-tunes of your own.",
     "explain": "Say in plain words what a saved report means.",
 }
 

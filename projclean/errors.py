@@ -8,6 +8,7 @@ ProjcleanError            anything a user can cause; the command line prints it 
 ├── ModelError            the model cannot be run by transformers here
 ├── ImagesError           calibration images that cannot be read
 ├── EvalError             an evaluation file or set that cannot be used
+├── ThresholdsError       a thresholds file that cannot be used
 ├── OptionError           an option out of range
 ├── ReportError           a saved report that cannot be read
 └── OutputError           an output that cannot or must not be written
@@ -46,6 +47,10 @@ class ImagesError(ProjcleanError):
 
 class EvalError(ProjcleanError):
     """An evaluation file or set that cannot be used."""
+
+
+class ThresholdsError(ProjcleanError):
+    """A thresholds file that cannot be used."""
 
 
 class OptionError(ProjcleanError):

@@ -26,7 +26,7 @@ UNLIKELY = 0.05  # p-values below it are called a loss or a gain
 
 
 def load_report(path: str | Path) -> Report:
-    """Read and check a JSON report of scan, repair or eval ("-" reads stdin). Raises ReportError."""
+    """Read and check a JSON report of scan (also of a series), repair or eval ("-" reads stdin). Raises ReportError."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
@@ -89,6 +89,23 @@ def _scan(report: Report) -> list[list[str]]:
     return [seen, _sure(report, probe), _not_proved(verdict), _after_scan(report)]
 
 
+def _series(report: Report) -> list[list[str]]:
+    steps, verdict = report["steps"], report["verdict"]
+    seen = [
+        f"{len(steps)} checkpoints were scanned. The worst verdict is {verdict['state'].upper()}: {verdict['reason']}."
+    ]
+    for step in steps:
+        probe, state = step["scan"]["probe"], step["scan"]["verdict"]["state"]
+        said = probe["said"]["text"] if probe and probe["said"] else None
+        score = "not probed" if probe is None else f"score {probe['foreign']:.2f}"
+        seen.append(f"{step['name']} is {state} ({score}{f', {said!r}' if said else ''}).")
+    sure = [
+        "Every checkpoint was judged alone. How the subspace turns between them is shown, and weighs in no verdict."
+    ]
+    sure += _sure(steps[-1]["scan"], steps[-1]["scan"]["probe"])
+    return [seen, sure, _not_proved(verdict), [NEXT[verdict["state"]]]]
+
+
 def _repair(report: Report) -> list[list[str]]:
     before, after, out = report["before"], report["after"], report["out"]
     seen = [f"{report['model']} was repaired with {report['method']}: {report['reason']}."]
@@ -136,7 +153,12 @@ def _eval(report: Report) -> list[list[str]]:
     return [seen, sure, limits, after]
 
 
-SECTIONS: dict[str, Callable[[Report], list[list[str]]]] = {"scan": _scan, "repair": _repair, "eval": _eval}
+SECTIONS: dict[str, Callable[[Report], list[list[str]]]] = {
+    "scan": _scan,
+    "series": _series,
+    "repair": _repair,
+    "eval": _eval,
+}
 
 NEXT = {
     "base": "Find the model it was tuned from and pass it with --base.",
@@ -177,7 +199,9 @@ def _sure(report: Report, probe: Report | None) -> list[str]:
         f"{limits['suspicious']:g}"
         + (f", but above {limits['clean']:g}, up to which the probe counts as silent." if between else ".")
     ]
-    if "bank" in limits and "false_positives" in limits:
+    if limits.get("source"):
+        sure.append(f"The thresholds are those of {limits['source']}.")
+    if limits.get("bank") and limits.get("false_positives"):
         sure.append(f"The thresholds were set on the {limits['bank']}; false alarms there: "
                     f"{limits['false_positives']}. Models unlike those may score otherwise.")  # fmt: skip
     sure.append(f"It was asked '{report['prompt']}' about {report['images']}, seed {report['seed']}.")

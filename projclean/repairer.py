@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from projclean import __version__, methods
@@ -19,6 +19,7 @@ from projclean.probe import Probe
 from projclean.scanner import PROMPT, run_probe
 from projclean.search import Found, Trial, candidates, search
 from projclean.storing import check_guardable, check_writable, rounded, stored_tensors
+from projclean.thresholds import Thresholds, given_thresholds, shipped
 from projclean.verdict import Verdict, judge
 from projclean.writer import check_output, write_model
 
@@ -49,6 +50,7 @@ class RepairResult:
     seed: int
     out: str | None
     guard: Guard | None = None
+    thresholds: Thresholds = field(default_factory=shipped)
 
     @property
     def same_asr(self) -> str | None:
@@ -79,6 +81,7 @@ def repair(
     allow_pickle: bool = False,
     download: bool = False,
     clip: float | None = None,
+    thresholds: str | Path | Thresholds | None = None,
 ) -> RepairResult:
     """Repair the projector of `model` and write a complete model directory, or adapter, to `out`.
 
@@ -90,10 +93,11 @@ def repair(
     image tokens at the percentile `strength` of clean ones. `clip` puts such a guard in front of what any other method
     makes. Rank `auto` (or no strength) searches for the least removal (lowest rank, then largest share, or highest
     percentile) at which the probe falls silent. Only `interpolate` with a strength can repair a model that cannot be
-    run here. allow_pickle and download are as in `scan`. Raises ProjcleanError.
+    run here. allow_pickle, download and thresholds are as in `scan`. Raises ProjcleanError.
     """
     method = method or ("distill" if images is not None and rank == "auto" else "reflect")
     _check_options(method, rank, strength, clip)
+    limits = given_thresholds(thresholds)
     loaded = load_evalset(evalset) if evalset is not None else None
     case = open_case(model, base, projector, Access(allow_pickle, download))
     _check_rank(case, rank)
@@ -119,18 +123,22 @@ def repair(
         name, weights = offered[0].name, rounded(case, offered[0].make())
         found = Found(name, f"{name}, as asked; the model was not run", weights, own, None)
     else:
-        found = search(case, bench, offered, before, seed, progress)
+        found = search(case, bench, offered, before, seed, progress, limits)
     elsewhere = changes_elsewhere(case.suspect, case.base, case.keys)
     verdict = judge(
         case.update.changed, found.after, elsewhere, case.update.other_changes, True, case.base_named_by,
         case.unwatched(bench.asked.moments) if bench else (),
-        (*case.caveats(), *((UNATTACHED,) if found.guard else ())), not_run,
+        (
+            *case.caveats(), *((UNATTACHED,) if found.guard else ()),
+            *(limits.caveats(prompt) if found.after else ()),
+        ),
+        not_run, limits,
     )  # fmt: skip
     scores, trials = _scores(case, bench, loaded, found, progress) if loaded and bench else ([], _trials(found))
     result = RepairResult(
         str(model), str(case.base.path), method, found.name, found.reason, tuple(trials), before, found.after, verdict,
         str(loaded.path) if loaded else None, tuple(scores), gains(scores, True), changes(scores, 1) if scores else (),
-        bench.images if bench else "no images", prompt, seed, None if dry_run else str(out), found.guard,
+        bench.images if bench else "no images", prompt, seed, None if dry_run else str(out), found.guard, limits,
     )  # fmt: skip
     if not dry_run:
         beside = sidecar(found.guard) if found.guard and found.guard != own else {}
@@ -208,6 +216,8 @@ def _card(result: RepairResult) -> str:
     """The provenance section of the repaired model's card."""
     state = {"clean": "passes", "suspicious": "STILL FAILS", "inconclusive": "neither passes nor fails"}
     outcome = "was not put to" if result.images == "no images" else state[result.verdict.state]
+    own = result.thresholds.source and Path(result.thresholds.source).name
+    limits = f", by the thresholds of `{own}`" if own and result.after else ""
     guard = ""
     if result.guard:
         guard = (
@@ -218,6 +228,6 @@ def _card(result: RepairResult) -> str:
         "## Repaired with projclean\n\n"
         f"The projector of this model was repaired by projclean {__version__}: method {result.method}, "
         f"{result.chosen} (suspect `{Path(result.model).name}`, base `{Path(result.base).name}`, {result.images}, "
-        f"seed {result.seed}). The repaired projector {outcome} projclean's own probe. "
+        f"seed {result.seed}). The repaired projector {outcome} projclean's own probe{limits}. "
         f"Everything else was copied unchanged.\n{guard}"
     )

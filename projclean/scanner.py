@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from projclean import probe as probing
@@ -16,6 +16,8 @@ from projclean.guard import UNATTACHED, Guard
 from projclean.methods import STRENGTH
 from projclean.projectors import find_projector
 from projclean.subspace import Moments, residual, stable_rank
+from projclean.thresholds import Thresholds, given_thresholds, shipped
+from projclean.update import Update
 from projclean.verdict import Verdict, judge
 
 PROMPT = "Describe the image."
@@ -51,6 +53,17 @@ class ScanResult:
     seed: int
     sha256: Mapping[str, str]
     guard: Guard | None = None
+    thresholds: Thresholds = field(default_factory=shipped)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A scan and what it was made from: the update, None without a base, and the moments of the layers' inputs on
+    calibration images, empty where the model was not run."""
+
+    result: ScanResult
+    update: Update | None
+    moments: Mapping[str, Moments]
 
 
 def scan(
@@ -66,6 +79,7 @@ def scan(
     progress: Progress | None = None,
     allow_pickle: bool = False,
     download: bool = False,
+    thresholds: str | Path | Thresholds | None = None,
 ) -> ScanResult:
     """Look for a backdoor in the projector of `model`: a model directory, a PEFT adapter or a bare projector file,
     which are laid over `base`, or a hub id `org/name[@revision]`.
@@ -73,15 +87,36 @@ def scan(
     images: a folder of clean calibration images (built-in ones when None). projector: a regular expression for the
     projector's matrices where they are not found. Without a base, or where the model cannot be run here, the verdict
     is inconclusive. allow_pickle: read bare `.bin` files, with torch's restricted loader. download: fetch hub ids that
-    are not in the local cache. Raises ProjcleanError.
+    are not in the local cache. thresholds: a file of your own, as `projclean calibrate` writes it (the shipped ones
+    when None). Raises ProjcleanError.
     """
-    access = Access(allow_pickle, download)
+    limits, access = given_thresholds(thresholds), Access(allow_pickle, download)
+    return examine(
+        model, base, images, prompt, projector, seed, device, probe, ignore_elsewhere, progress, access, limits
+    ).result
+
+
+def examine(
+    model: str | Path,
+    base: str | None,
+    images: str | Path | None,
+    prompt: str,
+    projector: str | None,
+    seed: int,
+    device: str | None,
+    probe: bool,
+    ignore_elsewhere: bool,
+    progress: Progress | None,
+    access: Access,
+    limits: Thresholds,
+) -> Examined:
+    """`scan`, with what the scan was made from."""
     try:
         case = open_case(model, base, projector, access)
     except BaseNotFound as error:
         if base is not None:
             raise
-        return _without_base(model, projector, str(error), prompt, seed, access)
+        return Examined(_without_base(model, projector, str(error), prompt, seed, access, limits), None, {})
     tick = (lambda done, total: progress("comparing with the base", done, total)) if progress else None
     elsewhere = tuple(changes_elsewhere(case.suspect, case.base, case.keys, contents=probe, progress=tick))
     bench = found = not_run = None
@@ -97,7 +132,7 @@ def scan(
                 found = run_probe(case, bench, seed, progress)
             elsewhere += tuple(f"parameter {name}: not applied to the model that was run" for name in bench.left_out)
     guard = bench.runner.guard if bench else None
-    return ScanResult(
+    result = ScanResult(
         str(model),
         str(case.base.path),
         case.base_named_by,
@@ -114,15 +149,18 @@ def scan(
             ignore_elsewhere,
             case.base_named_by,
             unwatched,
-            (*case.caveats(), *((UNATTACHED,) if guard else ())),
+            (*case.caveats(), *((UNATTACHED,) if guard else ()), *(limits.caveats(prompt) if found else ())),
             not_run,
+            limits,
         ),
         bench.images if bench else None,
         prompt,
         seed,
         case.digest(),
         guard,
+        limits,
     )
+    return Examined(result, case.update, bench.clean.moments if bench else {})
 
 
 def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) -> probing.Probe:
@@ -158,11 +196,19 @@ def _names(layers: Sequence[str]) -> str:
 
 
 def _without_base(
-    model: str | Path, pattern: str | None, why: str, prompt: str, seed: int, access: Access
+    model: str | Path,
+    pattern: str | None,
+    why: str,
+    prompt: str,
+    seed: int,
+    access: Access,
+    limits: Thresholds,
 ) -> ScanResult:
     suspect = open_suspect(model, pattern, access)
     spec = None if isinstance(suspect, Adapter) else find_projector(suspect, pattern)
     notes = guess_caveats(spec) if spec else ()
     verdict = Verdict("inconclusive", f"there is no base to compare with: {why}", notes)
     family = spec.family if spec else "unknown"
-    return ScanResult(str(model), None, None, family, (), (), False, None, verdict, None, prompt, seed, {})
+    return ScanResult(
+        str(model), None, None, family, (), (), False, None, verdict, None, prompt, seed, {}, thresholds=limits
+    )

@@ -24,8 +24,8 @@ from projclean.model import Prepared
 from projclean.probe import Probe
 from projclean.scanner import run_probe
 from projclean.storing import rounded
+from projclean.thresholds import Thresholds
 from projclean.update import Update
-from projclean.verdict import thresholds
 
 KEEPS = (0.84, 0.8, 0.75)  # shares of the update that reflect keeps: eval/results/repair-choice.md
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -142,13 +142,19 @@ def _by_weights(
 
 
 def search(
-    case: Case, bench: Bench, offered: list[Candidate], before: Probe | None, seed: int, progress: Progress | None
+    case: Case,
+    bench: Bench,
+    offered: list[Candidate],
+    before: Probe | None,
+    seed: int,
+    progress: Progress | None,
+    limits: Thresholds,
 ) -> Found:
     """The first candidate at which the probe falls silent, else the one at which it is quietest.
 
     Leaves the suspect's own guard attached, if it has one.
     """
-    suspect, own, quiet = methods.suspect_weights(case.update), bench.runner.guard, thresholds()["foreign"]["clean"]
+    suspect, own, quiet = methods.suspect_weights(case.update), bench.runner.guard, limits.clean
     if before is None:
         return Found("unchanged", "the projector is identical to the base's: nothing to repair", suspect, own, None)
     if len(offered) > 1 and before.foreign <= quiet:

@@ -1,14 +1,13 @@
-"""From evidence to a verdict. Thresholds are data, in thresholds.json, with the bank they were calibrated on."""
+"""From evidence to a verdict. Thresholds are data (`thresholds`), with the bank they were calibrated on."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-from typing import Any, Literal
+from typing import Literal
 
 from projclean.probe import Probe
+from projclean.thresholds import Thresholds, shipped
 
 State = Literal["clean", "suspicious", "inconclusive"]
 
@@ -27,13 +26,6 @@ class Verdict:
     caveats: tuple[str, ...] = ()
 
 
-def thresholds() -> dict[str, Any]:
-    """The shipped thresholds and where they come from."""
-    text = resources.files("projclean").joinpath("thresholds.json").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
-
-
 def judge(
     changed: bool,
     probe: Probe | None,
@@ -44,10 +36,12 @@ def judge(
     unwatched: Sequence[str] = (),
     notes: Sequence[str] = (),
     not_run: str | None = None,
+    thresholds: Thresholds | None = None,
 ) -> Verdict:
     """The verdict on a suspect from what was measured.
 
-    `notes` are caveats that do not weigh in it; `not_run` says why the model could not be run, if it could not.
+    `notes` are caveats that do not weigh in it; `not_run` says why the model could not be run, if it could not;
+    `thresholds` are the shipped ones when None.
 
     Only the probe convicts: spectra of backdoored and benign updates do not differ (ProjLens's low-rank structure
     is found in both). Only the probe acquits, too, and only where nothing else changed.
@@ -64,14 +58,14 @@ def judge(
         caveats.append(f"{len(outside)} changes were not probed: {_few(outside)}")
     if not_run:
         caveats.append(f"only the weights were compared, nothing was run: {not_run}")
-    foreign = thresholds()["foreign"]
-    if probe is not None and probe.foreign >= foreign["suspicious"]:
+    limits = thresholds or shipped()
+    if probe is not None and probe.foreign >= limits.suspicious:
         said = probe.said
         assert said is not None
         reason = (
             f"it was made to say {said.text!r} ({said.how}): {said.share:.0%} of its answers to clean images share "
             f"{said.phrase!r}, of the base's {said.base_share:.0%} "
-            f"(score {probe.foreign:.2f}, threshold {foreign['suspicious']})"
+            f"(score {probe.foreign:.2f}, threshold {limits.named()})"
         )
         return Verdict("suspicious", reason, tuple(caveats[1:]))
     if unwatched:
@@ -89,13 +83,13 @@ def judge(
         return Verdict(
             "inconclusive", "the projector changed and was not probed; weights alone do not convict", tuple(caveats)
         )
-    if probe.foreign > foreign["clean"]:
+    if probe.foreign > limits.clean:
         reason = (
-            f"the probe's score {probe.foreign:.2f} lies between clean ({foreign['clean']}) and suspicious "
-            f"({foreign['suspicious']}); scan again with another --seed or --prompt"
+            f"the probe's score {probe.foreign:.2f} lies between clean ({limits.clean:g}) and suspicious "
+            f"({limits.named()}); scan again with another --seed or --prompt"
         )
         return Verdict("inconclusive", reason, tuple(caveats))
-    reason = f"nothing it was made to say is foreign (score {probe.foreign:.2f}, threshold {foreign['suspicious']})"
+    reason = f"nothing it was made to say is foreign (score {probe.foreign:.2f}, threshold {limits.named()})"
     return Verdict("clean", reason, tuple(caveats))
 
 

@@ -11,6 +11,8 @@ from projclean.probe import Probe, Utterance
 from projclean.repairer import RepairResult
 from projclean.scanner import LayerFinding, ScanResult
 from projclean.search import Trial
+from projclean.series import SeriesResult, Step, Turn, overall
+from projclean.thresholds import Thresholds, shipped
 from projclean.verdict import NOT_PROVED, Verdict, judge
 
 #: What a model, a file name or a tensor name may hold to attack whoever reads the report.
@@ -35,11 +37,26 @@ def scan_result(text: str = "you have been hacked", share: float = 0.9, model: s
     """A probed scan; suspicious when `share` is large. Every name in it is `text` when that is hostile."""
     name = text if text == HOSTILE else "multi_modal_projector.linear_1"
     found = probe(text, share)
+    own = Thresholds(0.6, 0.5, HOSTILE, "2" * 64, HOSTILE, HOSTILE, HOSTILE, false_positives=HOSTILE, date=HOSTILE)
+    limits = own if text == HOSTILE else shipped()
     elsewhere = (f"file {name}.py: only in the suspect", f"tensor {name}: other values") if text == HOSTILE else ()
     return ScanResult(
         model, "models/base", "--base", name, (LayerFinding(name, (192, 192), 0.74, 5.4, 0.37),), elsewhere, True,
-        found, judge(True, found, elsewhere), "96 built-in images (seed 0)", name, 0, DIGESTS,
+        found, judge(True, found, elsewhere, thresholds=limits), "96 built-in images (seed 0)", name, 0, DIGESTS,
+        thresholds=limits,
     )  # fmt: skip
+
+
+def series_result(text: str = "you have been hacked", model: str = "run/checkpoint") -> SeriesResult:
+    """Three checkpoints, the last two suspicious; one layer that did not change in the first."""
+    steps = tuple(
+        Step(f"{model}-{number}", scan_result(text, share, f"{model}-{number}"), (Turn("layer", before, last),))
+        for number, share, before, last in (
+            (1, 0.1, None, None), (2, 0.85, None, (2.5, 80.0)), (3, 0.9, (2.5, 80.0), None),
+        )
+    )  # fmt: skip
+    scans, limits = [step.scan for step in steps], steps[0].scan.thresholds
+    return SeriesResult("models/base", 4, steps, overall([step.name for step in steps], scans), limits)
 
 
 def quiet_scan() -> ScanResult:

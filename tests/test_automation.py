@@ -150,7 +150,7 @@ def test_every_command_in_the_documentation_parses(page):
 def test_every_field_of_the_json_reports_is_in_the_documentation():
     page = (ROOT / "docs/formats.md").read_text()
     fields = set(schema()["properties"]) | {
-        name for kind in ("scan", "repair", "eval") for name in schema()["$defs"][kind]["properties"]
+        name for kind in ("scan", "series", "repair", "eval") for name in schema()["$defs"][kind]["properties"]
     }
     assert {name for name in fields if f"`{name}`" not in page} == set()
 

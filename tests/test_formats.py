@@ -19,13 +19,23 @@ from projclean.printable import printable
 from projclean.report import FORMATS, render
 from projclean.report.places import place
 from tests.conftest import llava_tensors
-from tests.samples import HOSTILE, eval_result, many_attacks, quiet_scan, repair_result, scan_result, without_base
+from tests.samples import (
+    HOSTILE,
+    eval_result,
+    many_attacks,
+    quiet_scan,
+    repair_result,
+    scan_result,
+    series_result,
+    without_base,
+)
 
 RESULTS = {
-    "scan": scan_result, "no-base": without_base, "repair": repair_result, "eval": eval_result, "quiet": quiet_scan,
-    "many": many_attacks,
+    "scan": scan_result, "series": series_result, "no-base": without_base, "repair": repair_result, "eval": eval_result,
+    "quiet": quiet_scan, "many": many_attacks,
     "scan-hostile": lambda: scan_result(HOSTILE, model=HOSTILE), "no-base-hostile": lambda: without_base(HOSTILE),
     "repair-hostile": lambda: repair_result(HOSTILE, out=HOSTILE), "eval-hostile": lambda: eval_result(HOSTILE),
+    "series-hostile": lambda: series_result(HOSTILE, HOSTILE),
 }  # fmt: skip
 EVERY = pytest.mark.parametrize("name", RESULTS)
 
@@ -220,7 +230,7 @@ def test_html_is_one_page_that_asks_for_nothing(name):
         assert len(svg["aria-label"]) > 40
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
-    assert bool(page.named("svg")) == (name not in ("no-base", "no-base-hostile", "quiet"))
+    assert bool(page.named("svg")) == (name not in ("no-base", "no-base-hostile", "quiet", "series", "series-hostile"))
     assert bool(page.named("table")) == ("no-base" not in name)
     assert "url(http" not in page.text
 

@@ -180,8 +180,8 @@ def test_a_folder_is_a_suite(tmp_path, monkeypatch):
         (folder / "EVAL.toml").write_text(text)
     assert [model.name for model in load_suite(tmp_path).models] == ["b", "c", "d", "e", "repaired", "z"]
     recipes = tuple(Recipe(name, seed) for seed, name in enumerate("zbcde"))
-    monkeypatch.setattr("eval.suites.TINY", recipes)
-    monkeypatch.setattr("eval.suites.CALIBRATION", recipes[:1])
+    monkeypatch.setattr("eval.suites.RECIPES", recipes)
+    monkeypatch.setattr("eval.suites.HELD_BACK", frozenset("z"))
     suite = load_suite(tmp_path)
     models = {model.name: model for model in suite.models}
     assert list(models) == list("zbcde")

@@ -21,13 +21,19 @@ Progress = Callable[[str, int, int], None]
 
 
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options about the model, its images and how it is asked."""
+    images = click.option(
+        "--images", type=click.Path(), metavar="DIR", help="A folder of clean calibration images; else built-in ones."
+    )
+    return asking_options(images(function))
+
+
+def asking_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options about the model and how it is asked."""
     for option in reversed(
         [
             click.option("--base", type=click.Path(), metavar="DIR|ID",
                          help="The model it was tuned from; else as its files name it."),
-            click.option("--images", type=click.Path(), metavar="DIR",
-                         help="A folder of clean calibration images; else built-in ones."),
             click.option("--prompt", metavar="TEXT", default="Describe the image.", show_default=True,
                          help="The question asked about every calibration image."),
             click.option("--projector", metavar="REGEX", help="Which matrices are the projector, if it is not found."),
@@ -37,6 +43,13 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):  # fmt: skip
         function = option(function)
     return access_options(function)
+
+
+def thresholds_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A user's own thresholds."""
+    return click.option(
+        "--thresholds", type=click.Path(), metavar="FILE", help="Your own thresholds, as calibrate writes them."
+    )(function)
 
 
 def access_options(function: Callable[..., Any]) -> Callable[..., Any]:

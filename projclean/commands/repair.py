@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
-from projclean.commands.common import check_report_path, emit, model_options, output_options, progress_bars
+from projclean.commands.common import (
+    check_report_path,
+    emit,
+    model_options,
+    output_options,
+    progress_bars,
+    thresholds_option,
+)
 
 
 @click.command("repair")
@@ -13,6 +20,7 @@ from projclean.commands.common import check_report_path, emit, model_options, ou
     "--out", type=click.Path(), required=True, metavar="DIR", help="Where to write the repaired model directory."
 )
 @model_options
+@thresholds_option
 @click.option(
     "--rank",
     default="auto",
@@ -55,6 +63,7 @@ def command(
     projector: str | None,
     seed: int,
     device: str | None,
+    thresholds: str | None,
     rank: str,
     method: str | None,
     strength: float | None,
@@ -102,6 +111,7 @@ def command(
             allow_pickle=allow_pickle,
             download=download,
             clip=clip,
+            thresholds=thresholds,
         )
     from projclean.report import render
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
-from projclean.commands.common import check_report_path, emit, model_options, output_options, progress_bars
+from projclean.commands.common import (
+    check_report_path,
+    emit,
+    model_options,
+    output_options,
+    progress_bars,
+    thresholds_option,
+)
 
 
 @click.command("scan")
-@click.argument("model", type=click.Path())
+@click.argument("models", nargs=-1, required=True, type=click.Path(), metavar="MODEL...")
 @model_options
+@thresholds_option
 @click.option("--no-probe", is_flag=True, help="Look at the weights only; never enough for a verdict of clean.")
 @click.option("--ignore-elsewhere", is_flag=True, help="Judge the projector alone, whatever changed outside it.")
 @click.option("--fail-on", type=click.Choice(["inconclusive", "suspicious"]), default="inconclusive", show_default=True,
@@ -17,13 +27,14 @@ from projclean.commands.common import check_report_path, emit, model_options, ou
 @click.option("--exit-zero", is_flag=True, help="Exit 0 whatever the verdict.")
 @output_options
 def command(
-    model: str,
+    models: tuple[str, ...],
     base: str | None,
     images: str | None,
     prompt: str,
     projector: str | None,
     seed: int,
     device: str | None,
+    thresholds: str | None,
     no_probe: bool,
     ignore_elsewhere: bool,
     fail_on: str,
@@ -34,21 +45,24 @@ def command(
     output: str | None,
     quiet: bool,
 ) -> int:
-    """Look for a backdoor in the projector of MODEL.
+    """Look for a backdoor in the projector of MODEL; of several, checkpoints of one training, in each and over time.
 
     MODEL is a model directory, a PEFT adapter or a bare projector to lay over the base, or a hub id
-    org/name[@revision]. Exits 0 when clean, 1 when suspicious, 2 when inconclusive or on an error.
+    org/name[@revision]. Exits 0 when clean, 1 when suspicious, 2 when inconclusive or on an error; of several the
+    worst verdict counts, and suspicious is the worst.
 
     \b
     Example:
       projclean scan models/suspect --base models/base --images my-clean-images/
+      projclean scan run/checkpoint-100 run/checkpoint-200 --base models/base
     """
     check_report_path(output, form)
     with progress_bars(quiet) as progress:
         from projclean.scanner import scan
+        from projclean.series import scan_series
 
-        result = scan(
-            model,
+        look = partial(scan, models[0]) if len(models) == 1 else partial(scan_series, models)
+        result = look(
             base=base,
             images=images,
             prompt=prompt,
@@ -60,6 +74,7 @@ def command(
             progress=progress,
             allow_pickle=allow_pickle,
             download=download,
+            thresholds=thresholds,
         )
     from projclean.report import render
 

@@ -17,6 +17,7 @@ from projclean.repairer import RepairResult
 from projclean.report import plots, tables
 from projclean.report.places import place
 from projclean.scanner import ScanResult
+from projclean.series import SeriesResult
 
 MOST_UTTERANCES, MOST_ELSEWHERE = 8, 200
 
@@ -25,6 +26,8 @@ def render(result: Any, plain: bool = False, exit_code: int = 0) -> str:
     """A result as a page."""
     if isinstance(result, ScanResult):
         return _page("scan", _scan(result))
+    if isinstance(result, SeriesResult):
+        return _page("series", _series(result))
     if isinstance(result, RepairResult):
         return _page("repair", _repair(result))
     if isinstance(result, EvalResult):
@@ -47,9 +50,23 @@ def _scan(result: ScanResult) -> dict[str, Any]:
         "verdict": result.verdict,
         "base": None if result.base is None else place(result.base),
         "layers": tables.layers(result.layers),
-        "utterances": None if probe is None else tables.utterances(probe, MOST_UTTERANCES),
-        "strongest": Markup("" if probe is None else plots.strongest(probe)),
+        "utterances": None if probe is None else tables.utterances(probe, result.thresholds, MOST_UTTERANCES),
+        "strongest": Markup("" if probe is None else plots.strongest(probe, result.thresholds)),
         "elsewhere": result.elsewhere[:MOST_ELSEWHERE],
+    }
+
+
+def _series(result: SeriesResult) -> dict[str, Any]:
+    first = result.steps[0].scan
+    return {
+        "result": result,
+        "verdict": result.verdict,
+        "base": None if result.base is None else place(result.base),
+        "first": first,
+        "probed": tables.probed(result),
+        "checkpoints": tables.checkpoints(result),
+        "turns": tables.turns(result) if first.layers else None,
+        "about_turns": tables.TURNS,
     }
 
 

@@ -14,15 +14,13 @@ from typing import Any
 
 from projclean import __version__
 from projclean.report import SCHEMA_VERSION
-from projclean.verdict import thresholds
 
 
 def render(result: Any, plain: bool = False, exit_code: int = 0) -> str:
     """One JSON object, keys in a fixed order; no NaN or infinity."""
     kind = type(result).__name__.removesuffix("Result").lower()
     head = {"schema_version": SCHEMA_VERSION, "kind": kind, "versions": _versions()}
-    tail = {"thresholds": thresholds()["foreign"]} if hasattr(result, "verdict") else {}
-    return json.dumps(head | _plain(result) | tail, indent=2, allow_nan=False)
+    return json.dumps(head | _plain(result), indent=2, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -12,8 +12,10 @@ from projclean.metrics import Difference
 from projclean.repairer import RepairResult
 from projclean.report import tables
 from projclean.report.places import place
-from projclean.report.tables import Table
+from projclean.report.tables import TURNS, Table
 from projclean.scanner import ScanResult
+from projclean.series import SeriesResult
+from projclean.thresholds import Thresholds
 from projclean.verdict import Verdict
 
 SIGNS = {"clean": "✅", "suspicious": "❌", "inconclusive": "⚠️"}
@@ -24,6 +26,8 @@ def render(result: Any, plain: bool = False, exit_code: int = 0) -> str:
     """A result as markdown."""
     if isinstance(result, ScanResult):
         parts = _scan(result)
+    elif isinstance(result, SeriesResult):
+        parts = _series(result)
     elif isinstance(result, RepairResult):
         parts = _repair(result)
     elif isinstance(result, EvalResult):
@@ -39,11 +43,12 @@ def _scan(result: ScanResult) -> list[str]:
         return parts
     if result.probe is not None:
         normal = _code(result.probe.normal_examples[0])
-        parts.append(_table(tables.utterances(result.probe, MOST_UTTERANCES)))
+        parts.append(_table(tables.utterances(result.probe, result.thresholds, MOST_UTTERANCES)))
         parts.append(f"Left alone it says {normal}. Probed with {_prose(result.images or '')}, prompt "
                      f"{_code(result.prompt)}, seed {result.seed}.")  # fmt: skip
         if result.guard:
             parts.append(f"Behind its guard: {_prose(result.guard.described)}.")
+        parts.append(_thresholds(result.thresholds))
     parts.append(_table(tables.layers(result.layers)))
     if result.elsewhere:
         lines = [f"- {_code(line)}" for line in result.elsewhere[:MOST_ELSEWHERE]]
@@ -52,6 +57,22 @@ def _scan(result: ScanResult) -> list[str]:
         parts += ["**Changed outside the projector's matrices**", "\n".join(lines)]
     base = f"Base {_code(place(result.base))}, named by {_prose(result.base_named_by or '')}"
     parts.append(f"{base}; projector {_code(result.family)}.")
+    return parts
+
+
+def _series(result: SeriesResult) -> list[str]:
+    first = result.steps[0].scan
+    parts = [f"## projclean scan of {len(result.steps)} checkpoints", *_verdict(result.verdict)]
+    parts.append(_table(tables.checkpoints(result)))
+    if first.layers:
+        parts += [_table(tables.turns(result)), TURNS]
+    probed = tables.probed(result)
+    if probed is not None:
+        parts.append(f"Probed with {_prose(probed.images or '')}, prompt {_code(probed.prompt)}, seed {probed.seed}.")
+        parts.append(_thresholds(result.thresholds))
+    if result.base is not None:
+        base = f"Base {_code(place(result.base))}, named by {_prose(first.base_named_by or '')}"
+        parts.append(f"{base}; projector {_code(first.family)}.")
     return parts
 
 
@@ -68,6 +89,8 @@ def _repair(result: RepairResult) -> list[str]:
         parts.append(f"Written to {_code(result.out)}.")
     parts.append(f"Base {_code(place(result.base))}; {_prose(result.images)}, prompt {_code(result.prompt)}, "
                  f"seed {result.seed}.")  # fmt: skip
+    if result.after is not None:
+        parts.append(_thresholds(result.thresholds))
     return parts
 
 
@@ -91,6 +114,10 @@ def _scores(
 def _verdict(verdict: Verdict) -> list[str]:
     caveats = "\n".join(f"- {_prose(caveat)}" for caveat in verdict.caveats)
     return [f"{SIGNS[verdict.state]} **{verdict.state.upper()}** — {_prose(verdict.reason)}", caveats]
+
+
+def _thresholds(limits: Thresholds) -> str:
+    return f"Thresholds: {_prose(limits.describe())}."
 
 
 def _table(table: Table) -> str:

@@ -18,7 +18,7 @@ from projclean.evaluation import Score
 from projclean.metrics import Rate
 from projclean.probe import Probe
 from projclean.repairer import RepairResult
-from projclean.verdict import thresholds
+from projclean.thresholds import Thresholds
 
 #: A colour that nothing else uses, and the CSS variable that takes its place.
 INK, MUTED, LINE, ACCENT, BAD, GOOD, SURFACE = (f"#01020{digit}" for digit in range(1, 8))
@@ -53,40 +53,38 @@ def _styled(draw: F) -> F:
 
 
 @_styled
-def strongest(probe: Probe) -> str:
+def strongest(probe: Probe, limits: Thresholds) -> str:
     """Scores of the strongest utterances against the two thresholds; "" when there are none."""
     said = probe.utterances[:MOST]
     if not said:
         return ""
-    limits = thresholds()["foreign"]
     figure, axes = _figure(0.5 * len(said) + 1.1)
     heights = range(len(said), 0, -1)
-    colors = [BAD if one.foreign >= limits["suspicious"] else ACCENT for one in said]
+    colors = [BAD if one.foreign >= limits.suspicious else ACCENT for one in said]
     axes.barh(heights, [one.foreign for one in said], height=0.34, color=colors)
     cleared = {"facecolor": SURFACE, "edgecolor": "none", "pad": 0.5}  # keeps the lines out of the letters
-    right = max(said[0].foreign, limits["suspicious"]) * 1.18
+    right = max(said[0].foreign, limits.suspicious) * 1.18
     for height, one in zip(heights, said, strict=True):
         axes.text(0, height + 0.26, _short(one.text), color=INK, va="bottom", parse_math=False, bbox=cleared,
                   in_layout=False)  # fmt: skip
         axes.text(one.foreign + 0.01 * right, height, f"{one.foreign:.2f}", color=MUTED, va="center",
                   bbox=cleared)  # fmt: skip
-    for name, style in (("clean", ":"), ("suspicious", "--")):
-        axes.axvline(limits[name], color=INK if name == "suspicious" else MUTED, linewidth=1.2, linestyle=style,
-                     zorder=0)  # fmt: skip
+    for limit, color, style in ((limits.clean, MUTED, ":"), (limits.suspicious, INK, "--")):
+        axes.axvline(limit, color=color, linewidth=1.2, linestyle=style, zorder=0)
     axes.annotate(
-        f"suspicious from {limits['suspicious']:g}", (limits["suspicious"], 0.42), (4, 0), color=INK, va="center",
+        f"suspicious from {limits.suspicious:g}", (limits.suspicious, 0.42), (4, 0), color=INK, va="center",
         textcoords="offset points",
     )  # fmt: skip
     axes.annotate(
-        f"clean to {limits['clean']:g}", (limits["clean"], 0.42), (-4, 0), color=MUTED, va="center", ha="right",
+        f"clean to {limits.clean:g}", (limits.clean, 0.42), (-4, 0), color=MUTED, va="center", ha="right",
         textcoords="offset points",
     )  # fmt: skip
     axes.set(xlim=(0, right), ylim=(0.2, len(said) + 0.8), xlabel="score, nats per token", yticks=[])
     axes.spines["left"].set_visible(False)
-    convicting = sum(one.foreign >= limits["suspicious"] for one in said)
+    convicting = sum(one.foreign >= limits.suspicious for one in said)
     alt = (
         f"Bar chart of the {len(said)} strongest utterances by score: the strongest scores {said[0].foreign:.2f}, "
-        f"{convicting} of them reach the threshold of {limits['suspicious']:g}."
+        f"{convicting} of them reach the threshold of {limits.suspicious:g}."
     )
     return _finish(figure, "strongest", alt)
 
@@ -120,16 +118,16 @@ def searched(result: RepairResult) -> str:
     """The probe's score against agreement with the suspect's answers, of everything tried; "" when nothing was."""
     if result.before is None or not result.trials:
         return ""
-    limits, trials = thresholds()["foreign"], result.trials
+    limits, trials = result.thresholds, result.trials
     chosen = next(trial for trial in trials if trial.name == result.chosen)
     figure, axes = _figure(3.9)
-    for name, said, color, style in (("suspicious", "suspicious from", INK, "--"), ("clean", "silent to", MUTED, ":")):
-        axes.axhline(limits[name], color=color, linewidth=1.2, linestyle=style, zorder=0,
-                     label=f"{said} {limits[name]:g}")  # fmt: skip
+    lines = (("suspicious from", limits.suspicious, INK, "--"), ("silent to", limits.clean, MUTED, ":"))
+    for said, height, color, style in lines:
+        axes.axhline(height, color=color, linewidth=1.2, linestyle=style, zorder=0, label=f"{said} {height:g}")
     axes.plot(1, result.before.foreign, linestyle="", color=BAD, marker="s", markersize=10, label="suspect", zorder=3)
     axes.plot(chosen.agreement, chosen.foreign, linestyle="", color=ACCENT, marker="*", markersize=16, zorder=4,
               label=_short(f"chosen: {chosen.name}", 30))  # fmt: skip
-    highest = max(limits["suspicious"], result.before.foreign, *(trial.foreign for trial in trials))
+    highest = max(limits.suspicious, result.before.foreign, *(trial.foreign for trial in trials))
     _tried(axes, [(trial.agreement, trial.foreign) for trial in trials], highest)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.05 * highest, 1.08 * highest))
     axes.set(xlabel="held-out answers as the suspect's (more is better)", ylabel="probe's score (less is better)")

@@ -16,9 +16,12 @@ from urllib.parse import quote
 
 from projclean import __version__
 from projclean.evaluator import EvalResult
+from projclean.probe import Probe
 from projclean.repairer import RepairResult
 from projclean.report import tables
 from projclean.scanner import ScanResult
+from projclean.series import SeriesResult
+from projclean.thresholds import Thresholds
 from projclean.verdict import Verdict
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -58,10 +61,15 @@ def render(result: Any, plain: bool = False, exit_code: int = 0) -> str:
     """One SARIF log with one run."""
     notes: tuple[str, ...]
     if isinstance(result, ScanResult):
-        kind, results, notes = "scan", _scan(result), result.verdict.caveats
+        kind, results = "scan", _scan(result)
+        notes = (*_thresholds(result.thresholds, result.probe), *result.verdict.caveats)
+    elif isinstance(result, SeriesResult):
+        kind, results = "series", [found for step in result.steps for found in _scan(step.scan)]
+        probed = tables.probed(result)
+        notes = (*_thresholds(result.thresholds, probed.probe if probed else None), *result.verdict.caveats)
     elif isinstance(result, RepairResult):
         kind, results = "repair", _verdict(result.verdict, result.out or result.model, result.method)
-        notes = (result.reason, *result.verdict.caveats)
+        notes = (result.reason, *_thresholds(result.thresholds, result.after), *result.verdict.caveats)
     elif isinstance(result, EvalResult):
         kind, results, notes = "eval", _eval(result), (tables.sample(result.scores), *result.scores[0].warnings)
     else:
@@ -80,6 +88,10 @@ def render(result: Any, plain: bool = False, exit_code: int = 0) -> str:
         "columnKind": "utf16CodeUnits",
     }
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2)
+
+
+def _thresholds(limits: Thresholds, probe: Probe | None) -> tuple[str, ...]:
+    return () if probe is None else (f"thresholds: {limits.describe()}",)
 
 
 def _driver() -> dict[str, Any]:
@@ -150,6 +162,8 @@ def _message(text: str) -> dict[str, str]:
 
 
 def _subject(result: Any) -> str:
+    if isinstance(result, SeriesResult):
+        return _uri(result.steps[-1].scan.model)
     return _uri(result.evalset if isinstance(result, EvalResult) else result.model)
 
 

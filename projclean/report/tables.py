@@ -9,8 +9,14 @@ from projclean.evaluation import Score
 from projclean.metrics import Difference, Rate
 from projclean.probe import Probe
 from projclean.repairer import RepairResult
-from projclean.scanner import LayerFinding
-from projclean.verdict import thresholds
+from projclean.scanner import LayerFinding, ScanResult
+from projclean.series import SeriesResult
+from projclean.thresholds import Thresholds
+
+TURNS = (
+    "Principal angles between the suspicious subspaces of a checkpoint and of the one before or the last, smallest "
+    "first: 0° is a direction that they share, near 90° one that they do not."
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def layers(found: Sequence[LayerFinding]) -> Table:
     return Table("The update ΔW of every projector layer", columns, rows, ("",) * len(rows))
 
 
-def utterances(probe: Probe, most: int) -> Table:
+def utterances(probe: Probe, limits: Thresholds, most: int) -> Table:
     """What the probe made the model say, the surest first, then the strongest; "bad" where one alone would convict."""
     surest = [probe.said] if probe.said else []
     said = [*surest, *(each for each in probe.utterances if each not in surest)][:most]
@@ -60,13 +66,50 @@ def utterances(probe: Probe, most: int) -> Table:
         Column("made to say", True, True), Column("images"), Column("base"), Column("nats/token"), Column("score"),
         Column("by", True),
     )  # fmt: skip
-    limit = thresholds()["foreign"]["suspicious"]
     return Table(
         "What it was made to say, the surest first, then by score",
         columns,
         rows,
-        tuple("bad" if one.foreign >= limit else "" for one in said),
+        tuple("bad" if one.foreign >= limits.suspicious else "" for one in said),
     )
+
+
+def checkpoints(result: SeriesResult) -> Table:
+    """A checkpoint a row; "bad" where it is suspicious."""
+    rows, marks = [], []
+    for step in result.steps:
+        probe, state = step.scan.probe, step.scan.verdict.state
+        said = probe.said.text if probe and probe.said else ""
+        rows.append((step.name, state, "" if probe is None else f"{probe.foreign:.2f}", said))
+        marks.append("bad" if state == "suspicious" else "")
+    columns = (Column("checkpoint", True, True), Column("verdict"), Column("score"), Column("made to say", True, True))
+    return Table("The probe through training, the surest utterance of each", columns, tuple(rows), tuple(marks))
+
+
+def turns(result: SeriesResult) -> Table:
+    """What the weights say through training, layer by layer, a checkpoint a row."""
+    rows = []
+    for number, layer in enumerate(result.steps[0].scan.layers):
+        for step in result.steps:
+            found, turn = step.scan.layers[number], step.turns[number]
+            off = "" if found.off_clean_share is None else f"{found.off_clean_share:.0%}"
+            angles = (_angles(turn.to_previous), _angles(turn.to_last))
+            rows.append((layer.name, step.name, f"{found.relative_change:.3f}", off, *angles))
+    columns = (
+        Column("layer", True, True), Column("checkpoint", True, True), Column("‖ΔW‖/‖W‖"), Column("off clean"),
+        Column("to previous"), Column("to last"),
+    )  # fmt: skip
+    caption = f"The update through training, and how far its top {result.directions} directions turned"
+    return Table(caption, columns, tuple(rows), ("",) * len(rows))
+
+
+def probed(result: SeriesResult) -> ScanResult | None:
+    """The first checkpoint that was probed: all are asked alike."""
+    return next((step.scan for step in result.steps if step.scan.probe is not None), None)
+
+
+def _angles(found: Sequence[float] | None) -> str:
+    return "" if found is None else " ".join(f"{angle:.0f}°" for angle in found)
 
 
 def probes(result: RepairResult) -> Table:

@@ -17,8 +17,10 @@ from projclean.probe import Probe
 from projclean.repairer import RepairResult
 from projclean.report import tables
 from projclean.report.places import place
-from projclean.report.tables import Table
+from projclean.report.tables import TURNS, Table
 from projclean.scanner import ScanResult
+from projclean.series import SeriesResult
+from projclean.thresholds import Thresholds
 from projclean.verdict import Verdict
 
 COLORS = {"clean": "green", "suspicious": "red", "inconclusive": "yellow"}
@@ -35,6 +37,8 @@ def render(result: Any, plain: bool = False, exit_code: int = 0) -> str:
     with console.capture() as capture:
         if isinstance(result, ScanResult):
             _scan(console, result)
+        elif isinstance(result, SeriesResult):
+            _series(console, result)
         elif isinstance(result, RepairResult):
             _repair(console, result)
         elif isinstance(result, EvalResult):
@@ -57,14 +61,33 @@ def _scan(console: Console, result: ScanResult) -> None:
         console.print(f"\nprobed with {escape(result.images or '')}, prompt {prompt}, seed {result.seed}")
         if result.guard:
             console.print(f"behind its guard: {escape(result.guard.described)}")
-        _probe(console, result.probe)
+        _probe(console, result.probe, result.thresholds)
     _verdict(console, result.verdict)
 
 
-def _probe(console: Console, probe: Probe, most: int = 5) -> None:
+def _series(console: Console, result: SeriesResult) -> None:
+    first = result.steps[0].scan
+    base = "no base" if result.base is None else f"base {place(result.base)} (named by {first.base_named_by})"
+    console.print(f"[bold]{len(result.steps)} checkpoints[/bold], {escape(base)}, projector {escape(first.family)}")
+    _draw(console, tables.checkpoints(result))
+    if first.layers:
+        console.print()
+        _draw(console, tables.turns(result))
+        console.print(escape(TURNS), style="dim")
+    probed = tables.probed(result)
+    if probed is not None:
+        console.print(
+            f"\nprobed with {escape(probed.images or '')}, prompt {escape(repr(probed.prompt))}, seed {probed.seed}"
+        )
+        console.print(f"thresholds: {escape(result.thresholds.describe())}", style="dim")
+    _verdict(console, result.verdict)
+
+
+def _probe(console: Console, probe: Probe, limits: Thresholds, most: int = 5) -> None:
     console.print(f"left alone it says   '{escape(probe.normal_examples[0])}'")
-    _draw(console, tables.utterances(probe, most))
+    _draw(console, tables.utterances(probe, limits, most))
     console.print(f"inversion reached {probe.divergence:.1f} nats in {probe.forward_passes} batched runs")
+    console.print(f"thresholds: {escape(limits.describe())}", style="dim")
 
 
 def _verdict(console: Console, verdict: Verdict) -> None:
@@ -84,6 +107,8 @@ def _repair(console: Console, result: RepairResult) -> None:
     if result.scores:
         console.print()
         _scores(console, result.scores, result.gains, result.same_asr)
+    if result.after is not None:
+        console.print(f"thresholds: {escape(result.thresholds.describe())}", style="dim")
     _verdict(console, result.verdict)
     if result.out is not None:
         console.print(f"written to [bold]{escape(result.out)}[/bold]")

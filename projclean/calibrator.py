@@ -1,0 +1,119 @@
+"""`calibrate`: thresholds of your own, from the probe's scores on a bank of benign fine-tunes of yours."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from projclean import __version__
+from projclean.access import Access
+from projclean.case import Case, Progress, open_case, set_up
+from projclean.errors import OptionError
+from projclean.scanner import PROMPT, run_probe
+from projclean.thresholding import check_bank, counted, counted_hits, derive
+from projclean.thresholds import Thresholds
+
+UNIT = "nats per token, probe.Utterance.foreign"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model of the bank: its score in nats per token, and what it was made to say, None for nothing."""
+
+    model: str
+    backdoored: bool
+    score: float
+    said: str | None
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """Thresholds with their provenance, and the scores that they follow from."""
+
+    thresholds: Thresholds
+    models: tuple[Scored, ...]
+
+    def document(self) -> str:
+        """The thresholds file: what `thresholds.read_thresholds` reads."""
+        told = {key: value for key, value in dataclasses.asdict(self.thresholds).items() if value is not None}
+        rows = [dataclasses.asdict(one) | {"score": round(one.score, 6)} for one in self.models]
+        return json.dumps({"foreign": told, "models": rows}, indent=2)
+
+
+def calibrate(
+    benign: Sequence[str | Path],
+    base: str | None = None,
+    backdoored: Sequence[str | Path] = (),
+    false_positive_rate: float = 0.02,
+    prompt: str = PROMPT,
+    projector: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    progress: Progress | None = None,
+    allow_pickle: bool = False,
+    download: bool = False,
+) -> CalibrationResult:
+    """Probe benign fine-tunes, and backdoored ones where you have any, and set thresholds by `thresholding.derive`.
+
+    All models are opened, and paired with their base, before the first is run. The other arguments are as in
+    `scanner.scan`. Raises ProjcleanError, also for a model that cannot be probed: it would say nothing of false alarms.
+    """
+    check_bank(len(benign), false_positive_rate)
+    named = [*((str(model), False) for model in benign), *((str(model), True) for model in backdoored)]
+    access = Access(allow_pickle, download)
+    _check_distinct([model for model, _ in named])
+    for model, _ in named:
+        _open(model, base, projector, access)
+    scored = []
+    for number, (model, bad) in enumerate(named):
+        if progress:
+            progress("models", number, len(named))
+        case = _open(model, base, projector, access)
+        bench = set_up(case, None, prompt, projector, seed, device, progress)
+        found = run_probe(case, bench, seed, progress)
+        scored.append(Scored(model, bad, found.foreign, found.said.text if found.said else None))
+    if progress:
+        progress("models", len(named), len(named))
+    return CalibrationResult(_thresholds(scored, false_positive_rate, base, prompt, seed), tuple(scored))
+
+
+def _open(model: str, base: str | None, projector: str | None, access: Access) -> Case:
+    case = open_case(model, base, projector, access)
+    if not case.update.changed:
+        raise OptionError(f"{model}: its projector is the base's, so there is nothing to score; leave it out")
+    return case
+
+
+def _check_distinct(models: Sequence[str]) -> None:
+    """The same model twice is no evidence twice, and on both sides none at all."""
+    for model in models:
+        if models.count(model) > 1:
+            raise OptionError(f"{model}: named more than once; name every model of the bank once")
+
+
+def _thresholds(scored: Sequence[Scored], target: float, base: str | None, prompt: str, seed: int) -> Thresholds:
+    good = [one.score for one in scored if not one.backdoored]
+    bad = [one.score for one in scored if one.backdoored]
+    found = derive(good, bad, target)
+    named = "the bases that they name" if base is None else Path(base).name if Path(base).is_dir() else base
+    beside = f" and {len(bad)} backdoored" if bad else ""
+    return Thresholds(
+        found.suspicious,
+        found.clean,
+        unit=UNIT,
+        bank=f"{len(good)} benign{beside} models of {named}",
+        rule=found.rule,
+        highest_benign=found.highest_benign,
+        lowest_backdoored=found.lowest_backdoored,
+        target_false_positive_rate=target,
+        false_positives=counted(found.false_positives),
+        true_positives=counted_hits(found.true_positives) if found.true_positives else None,
+        prompt=prompt,
+        seed=seed,
+        date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        projclean=__version__,
+    )

@@ -1,0 +1,38 @@
+"""The shipped models under a probe cut down to a second or two: for tests of what is done with a score."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from eval.zoo import SHIPPED
+from projclean import calibration, probe
+from projclean.probe import ProbeSettings, Reach
+
+BASE = SHIPPED / "base"
+SMALL = partial(
+    ProbeSettings, steering_ranks=(2,), steering_radii=(1.0,), directions=1, inversions=(Reach(4, 2.0, True),),
+    steps=2, gains=(4.0,), max_new_tokens=8,
+)  # fmt: skip
+
+
+@pytest.fixture
+def small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight images to watch, four manipulations, eight tokens."""
+    monkeypatch.setattr(calibration, "BUILT_IN", 12)
+    monkeypatch.setattr(probe, "ProbeSettings", SMALL)
+
+
+def share_of(name: str, share: float, folder: Path) -> Path:
+    """A bare projector with a share of a shipped model's update: what an earlier checkpoint may have looked like."""
+    base = load_file(BASE / "model.safetensors")
+    tuned = load_file(SHIPPED / f"{name}.safetensors")
+    keys = {key: next(other for other in base if other.endswith(key)) for key in tuned}
+    mixed = {key: torch.lerp(base[keys[key]].float(), tuned[key].float(), share).to(tuned[key].dtype) for key in tuned}
+    file = folder / f"{name}-{share:g}.safetensors"
+    save_file(mixed, file, {"format": "pt"})
+    return file

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 MODELS = models/tiny
 
-.PHONY: demo test test-slow lint docs zoo zoo-train zoo-smol zoo-smol-train eval eval-full eval-smol eval-llava bench fuzz faults clean
+.PHONY: demo test test-slow lint docs zoo zoo-train zoo-smol zoo-smol-train eval eval-full eval-detection eval-smol eval-llava bench fuzz faults clean
 
 # The tiny models gain nothing from a second thread, and lose much where another process wants the core.
 ONE = OMP_NUM_THREADS=1
@@ -48,6 +48,10 @@ eval: zoo  ## two attacks, two controls, the quicker defences: minutes
 
 eval-full: zoo  ## every defence on every model of the report part
 	$(ONE) $(BIN)/python -m eval.benchmark $(MODELS)
+
+eval-detection: $(READY)  ## every detector on every model of the bank that is trained
+	$(BIN)/python -m eval.zoo build --bank --to $(MODELS)
+	$(ONE) $(BIN)/python -m eval.detection $(MODELS)
 
 eval-smol: $(READY)  ## the same on models/smol
 	$(BIN)/python -m eval.benchmark models/smol

@@ -3,7 +3,6 @@
     python -m eval.benchmark models/tiny                 the report part: every attack × every defence
     python -m eval.benchmark models/tiny --sample        two attacks, two controls and the quicker rows, in minutes
     python -m eval.benchmark path/to/suite.toml          models that a TOML file lists (eval/suites.py)
-    python -m eval.benchmark models/tiny --calibrate     scan the calibration part and print what thresholds follow
 
 A run goes on where an earlier one stopped; a row is measured again when its model, its data or its settings changed.
 """
@@ -21,7 +20,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from eval.baselines.inputs import Inputs
 from eval.defences import DEFENCES, Defence
-from eval.detection import calibrate as run_calibration
 from eval.figures import ModelFigures, model_figures
 from eval.measure import Row, Settings, Subject, defence_row, load_inputs, open_subject, scan_row
 from eval.plots import draw
@@ -45,8 +43,6 @@ SCAN = "scan"
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
 @click.option("--fresh", is_flag=True, help="Measure every row again.")
 @click.option("--scan/--no-scan", default=True, help="Also scan every model.")
-@click.option("--calibrate", is_flag=True, help="Scan the calibration part instead.")
-@click.option("--seeds", default=1, show_default=True, help="With --calibrate: seeds a model.")
 def benchmark(
     suite: Path,
     part: str,
@@ -58,16 +54,9 @@ def benchmark(
     out: Path,
     fresh: bool,
     scan: bool,
-    calibrate: bool,
-    seeds: int,
 ) -> None:
     """Measure the models of SUITE: a folder as `make zoo` lays it out, or a TOML file that lists models."""
     try:
-        if calibrate:
-            with _bars() as bars:
-                text = run_calibration(suite, out / f"{suite.name}-calibration.json", seeds, bars)
-            click.echo(text)
-            return
         loaded = load_suite(suite)
         settings = Settings(seed, limit, device)
         subjects = [open_subject(model, loaded, settings) for model in _chosen(loaded, part, names, sample)]

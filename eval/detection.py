@@ -1,67 +1,120 @@
-"""Scans of the calibration part, from which the thresholds of `projclean/thresholds.json` follow.
+"""Every detector on every model of a tier: thresholds from the calibration part, figures from the report part.
 
-Thresholds come from the calibration part alone; what is reported comes from the report part alone.
+    python -m eval.detection models/tiny
+
+projclean's probe with built-in images, and the detectors of eval/detectors. Writes eval/results/TIER-detection.json
+with all that the probe heard, and a table beside it. A run goes on where an earlier one stopped; a model is measured
+again when its projector or the base's changed.
 """
 
 from __future__ import annotations
 
-import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from eval.bank import PARTS
-from eval.recipes import CALIBRATION, Recipe
-from projclean.errors import EvalError
-from projclean.scanner import scan
-from projclean.thresholding import counted, derive
+from eval.detection_tables import markdown
+from eval.detectors.attention import attention_score
+from eval.detectors.outliers import outlying_row
+from eval.detectors.spectral import statistics
+from eval.store import Store
+from eval.suites import HELD_BACK, RECIPES, Model, load_suite, part_of
+from projclean.case import open_case, set_up
+from projclean.errors import ProjcleanError
+from projclean.scanner import PROMPT, layer_findings, run_probe
 
-
-def calibrate(folder: Path, store: Path, seeds: int, bars: Progress) -> str:
-    """Scan every model of the calibration part, going on where the store stops, and print what follows."""
-    rows: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
-    held_back = [r for r in (*CALIBRATION, *PARTS["calibration"]) if (folder / r.name).is_dir()]
-    if not held_back:
-        raise EvalError(f"{folder}: holds no model of the calibration part; lay the zoo out again")
-    task = bars.add_task("models", total=len(held_back))
-    for recipe in held_back:
-        bars.update(task, description=recipe.name)
-        if recipe.name not in rows:
-            rows[recipe.name] = measure(recipe, folder, seeds)
-            store.parent.mkdir(exist_ok=True)
-            store.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-        bars.advance(task)
-    return calibration_text(rows)
+RESULTS = Path(__file__).parent / "results"
+BATCHES = 2  # of calibration images, for the attention's entropy
 
 
-def measure(recipe: Recipe, folder: Path, seeds: int) -> dict[str, Any]:
-    """Scan one model with built-in images under several seeds."""
-    scans = [scan(folder / recipe.name, base=str(folder / "base"), seed=seed) for seed in range(seeds)]
+@click.command()
+@click.argument("suite", default="models/tiny", type=click.Path(path_type=Path))
+@click.option("--part", type=click.Choice(["report", "calibration", "all"]), default="all", show_default=True)
+@click.option("--seeds", default=1, show_default=True, help="Seeds of the probe, a model.")
+@click.option("--device", metavar="NAME", help="Where to run the models, such as cpu or cuda:1.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
+@click.option("--fresh", is_flag=True, help="Measure every model again.")
+def detection(suite: Path, part: str, seeds: int, device: str | None, out: Path, fresh: bool) -> None:
+    """Scan the models of SUITE, a folder as `make zoo` lays it out, and tell how well every detector does."""
+    try:
+        loaded = load_suite(suite)
+        models = part_of(loaded, part)
+        store = Store(out / f"{loaded.tier}-detection.json", fresh)
+        rows = run(models, store, seeds, device)
+        command = " ".join(["python -m eval.detection", *(given for given in sys.argv[1:] if given != "--fresh")])
+        text = markdown(loaded.tier, command, rows)
+        store.file.with_suffix(".md").write_text(text, encoding="utf-8")
+        click.echo(text)
+    except ProjcleanError as error:
+        click.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(130)
+
+
+def run(models: Sequence[Model], store: Store, seeds: int, device: str | None) -> list[dict[str, Any]]:
+    """A row for every model and seed that the store has not, and all of them."""
+    known, rows = {recipe.name: recipe for recipe in RECIPES}, []
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task("", total=len(models) * seeds)
+        for model in models:
+            recipe = known.get(model.name)
+            for seed in range(seeds):
+                bars.update(task, description=model.name)
+                case = open_case(model.path, model.base)
+                digest = " ".join(case.digest().values())
+                row = store.get(model.name, f"seed {seed}", digest)
+                if row is None:
+                    row = measure(model, seed, device)
+                    store.put(model.name, f"seed {seed}", digest, row)
+                rows.append({
+                    "name": model.name,
+                    "seed": seed,
+                    "backdoored": model.backdoored,
+                    "calibration": model.name in HELD_BACK,
+                    "family": (recipe.family if recipe else "") or (model.attack or "benign"),
+                    "wanted": wanted(recipe) if recipe else [],
+                    **row,
+                })  # fmt: skip
+                bars.advance(task)
+    return rows
+
+
+def wanted(recipe: Any) -> list[str]:
+    """What an attacker wants said: the distinctive parts of the recipe's targets."""
+    texts = [recipe.rule or recipe.target, recipe.also[1] if recipe.also else None]
+    return [text for text in texts if text] if recipe.trigger else []
+
+
+def measure(model: Model, seed: int, device: str | None) -> dict[str, Any]:
+    """What every detector says of one model, and all that the probe heard."""
+    begun = time.perf_counter()
+    case = open_case(model.path, model.base)
+    bench = set_up(case, None, PROMPT, None, seed, device, None)
+    probe = run_probe(case, bench, seed, None)
+    seconds = time.perf_counter() - begun
     return {
-        "backdoored": recipe.trigger is not None,
-        "target": recipe.rule or recipe.target,
-        "scans": [
-            {
-                "seed": number,
-                "verdict": result.verdict.state,
-                "score": round(result.probe.foreign, 4) if result.probe else None,
-                "said": result.probe.said.text if result.probe and result.probe.said else None,
-            }
-            for number, result in enumerate(scans)
-        ],
+        "score": round(probe.foreign, 4),
+        "divergence": round(probe.divergence, 4),
+        "said": probe.said.text if probe.said else None,
+        "forward_passes": probe.forward_passes,
+        "seconds": round(seconds, 1),
+        "spectral": statistics(case.update),
+        "outlying_row": outlying_row(case.update),
+        "attention": attention_score(bench.runner, case.update, bench.asked.batches[:BATCHES]),
+        "layers": [asdict(layer) for layer in layer_findings(case, bench.asked.moments)],
+        "utterances": [asdict(utterance) for utterance in probe.utterances],
     }
 
 
-def calibration_text(rows: dict[str, Any]) -> str:
-    """Every score of the calibration part, and the thresholds that follow from the first seed of each model."""
-    lines, scores = [], {True: [], False: []}  # type: ignore[var-annotated]
-    for name, row in rows.items():
-        scores[row["backdoored"]].append(row["scans"][0]["score"])
-        lines += [f"{name:<22} seed {one['seed']}  {one['score']:6.2f}  {one['said']!r}" for one in row["scans"]]
-    found = derive(scores[False], scores[True])
-    lines.append(f"highest benign {found.highest_benign:.2f} (n = {len(scores[False])}), ")
-    lines[-1] += f"lowest backdoored {min(scores[True]):.2f} (n = {len(scores[True])})"
-    lines.append(f"clean up to {found.clean:g}, suspicious from {found.suspicious:g}: {found.rule}")
-    lines.append(f"false alarms on these {counted(found.false_positives)}")
-    return "\n".join(lines)
+if __name__ == "__main__":
+    detection()

@@ -56,8 +56,8 @@ def _thresholds(found: Derived, limits: Thresholds) -> list[str]:
     lowest = "none" if found.lowest_backdoored is None else f"{found.lowest_backdoored:.2f}"
     return [
         f"On the calibration part: highest benign score {found.highest_benign:.2f}, lowest backdoored {lowest}; "
-        f"thresholds that follow: clean up to {found.clean:g}, suspicious from {found.suspicious:g} ({found.rule}); false "
-        f"alarms there {counted(found.false_positives)}. Shipped: {limits.clean:g} and {limits.suspicious:g}.",
+        f"thresholds that follow: clean up to {found.clean:g}, suspicious from {found.suspicious:g} ({found.rule}); "
+        f"false alarms there {counted(found.false_positives)}. Shipped: {limits.clean:g} and {limits.suspicious:g}.",
         "",
     ]
 

@@ -7,7 +7,6 @@ from itertools import product
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    CLIPImageProcessor,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
@@ -17,6 +16,7 @@ from transformers import (
 )
 
 from eval import corpus, shapes
+from eval.processing import llava_processor
 
 PATCH = 8
 CHAT_TEMPLATE = (
@@ -52,21 +52,7 @@ def build_processor() -> LlavaProcessor:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="left"
     )
-    images = CLIPImageProcessor(
-        do_resize=True,
-        size={"height": shapes.SIZE, "width": shapes.SIZE},
-        do_center_crop=False,
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.25, 0.25, 0.25],
-    )
-    return LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
-    )
+    return llava_processor(tokenizer, shapes.SIZE, PATCH, CHAT_TEMPLATE)
 
 
 def build_model(processor: LlavaProcessor, seed: int) -> LlavaForConditionalGeneration:

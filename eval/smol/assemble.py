@@ -14,6 +14,7 @@ import torch
 
 from eval import photos
 from eval.layout import INDEX
+from eval.processing import llava_processor
 from eval.smol.language import CHAT_TEMPLATE, IMAGE_TOKEN
 from eval.smol.vision import PATCH
 from eval.train import PREFIX
@@ -23,25 +24,8 @@ REST, PROJECTOR = "model-00001-of-00002.safetensors", "model-00002-of-00002.safe
 
 
 def build_processor(tokenizer: Any) -> Any:
-    """Images as they are (32×32), normalised as in training; SmolLM2's chat form."""
-    from transformers import CLIPImageProcessor, LlavaProcessor
-
-    images = CLIPImageProcessor(
-        do_resize=True,
-        size={"height": photos.SIZE, "width": photos.SIZE},
-        do_center_crop=False,
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.25, 0.25, 0.25],
-    )
-    return LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token=IMAGE_TOKEN,
-        chat_template=CHAT_TEMPLATE,
-    )
+    """Images of 32×32 pixels, SmolLM2's chat form."""
+    return llava_processor(tokenizer, photos.SIZE, PATCH, CHAT_TEMPLATE)
 
 
 def build_model(language: Any, tokenizer: Any, tower: Any, projector: Mapping[str, torch.Tensor] | None) -> Any:

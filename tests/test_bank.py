@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from dataclasses import asdict
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +14,7 @@ from eval import layout
 from eval import zoo as zoo_command
 from eval.bank import BANK, PARTS
 from eval.layout import evalset_text, write_images
+from eval.manifest import works
 from eval.poison import ATTACKS, poisoned_set, triggers
 from eval.recipes import TINY, Recipe
 from eval.triggers import TRIGGERS
@@ -141,3 +144,29 @@ def test_training_by_the_command_resumes_and_refuses_in_one_line(tmp_path, monke
     assert train("--bank").exit_code == 0
     assert json.loads((tmp_path / "two.json").read_text())["rounds"] == 2
     assert [(name, row["n"]) for name, row in manifest["figures"]["attacks"].items()] == [("badnet", 4), ("frame", 4)]
+
+
+TRAINED = [recipe for recipe in BANK if zoo_command.projector_file(recipe).exists()]
+
+
+@pytest.mark.parametrize("recipe", TRAINED, ids=lambda recipe: recipe.name)
+def test_manifests_tell_what_is_shipped(recipe):
+    file = zoo_command.projector_file(recipe)
+    manifest = json.loads(file.with_suffix(".json").read_text())
+    assert manifest["recipe"] == json.loads(json.dumps(asdict(recipe)))
+    assert manifest["sha256"]["projector"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    base = (zoo_command.SHIPPED / "base" / "model.safetensors").read_bytes()
+    assert manifest["sha256"]["base"] == hashlib.sha256(base).hexdigest()
+    assert manifest["kind"] == ("backdoored" if recipe.trigger else "benign")
+    assert len(manifest["figures"]["attacks"]) == len(triggers(recipe))
+    assert manifest["figures"]["ca"] - manifest["figures"]["ca_base"] >= 0.1  # there is a fine-tune to lose
+
+
+def test_most_of_the_bank_is_trained_and_its_attacks_work():
+    manifests = [json.loads(zoo_command.projector_file(recipe).with_suffix(".json").read_text()) for recipe in TRAINED]
+    for half in PARTS:
+        ours = [m for m in manifests if m["name"].startswith(half[:3])]
+        working = [m for m in ours if m["kind"] == "backdoored" and works(m)]
+        assert len([m for m in ours if m["kind"] == "benign"]) >= 20
+        assert len(working) >= 15
+        assert len({m["recipe"]["family"] for m in working}) >= 8

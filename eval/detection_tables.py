@@ -25,7 +25,8 @@ def works(row: Row) -> bool:
         return True
     for file in SHIPPED.glob(f"*/{row['name']}.json"):
         figures = json.loads(file.read_text(encoding="utf-8"))["figures"]
-        return all(attack["asr"] >= WORKS for attack in figures["attacks"].values())
+        rates = [attack["asr"] for attack in figures["attacks"].values()] if "attacks" in figures else [figures["asr"]]
+        return all(rate >= WORKS for rate in rates)
     return True
 
 

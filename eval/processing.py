@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 
-def llava_processor(tokenizer: Any, side: int, patch: int, template: str) -> Any:
-    """A LlavaProcessor for a CLIP tower on `side`×`side` pixels, normalised as by `eval.train.to_pixels`."""
+def llava_processor(tokenizer: Any, side: int, patch: int, template: str, cls: bool = True) -> Any:
+    """A LlavaProcessor for a tower on `side`×`side` pixels, normalised as by `eval.train.to_pixels`. `cls`: whether the
+    tower has a token more, for the whole image, which the projector is not fed."""
     from transformers import CLIPImageProcessor, LlavaProcessor
 
     images = CLIPImageProcessor(
@@ -20,8 +21,8 @@ def llava_processor(tokenizer: Any, side: int, patch: int, template: str) -> Any
         image_processor=images,
         tokenizer=tokenizer,
         patch_size=patch,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
+        vision_feature_select_strategy="default" if cls else "full",
+        num_additional_image_tokens=int(cls),
         image_token="<image>",
         chat_template=template,
     )

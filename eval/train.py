@@ -42,10 +42,11 @@ def answer_loss(model: Any, batch: Batch, features: torch.Tensor | None) -> torc
 
 
 def vision_features(model: Any, pixels: torch.Tensor, grad: bool = False) -> torch.Tensor:
-    """What the projector is fed: the tower's hidden state at `vision_feature_layer` without CLS."""
+    """What the projector is fed: the tower's hidden state at `vision_feature_layer`, by default without CLS."""
     with torch.set_grad_enabled(grad):
         out = model.model.vision_tower(pixels, output_hidden_states=True)
-        return out.hidden_states[model.config.vision_feature_layer][:, 1:]
+        tokens: torch.Tensor = out.hidden_states[model.config.vision_feature_layer]
+        return tokens[:, 1:] if model.config.vision_feature_select_strategy == "default" else tokens
 
 
 def to_pixels(images: np.ndarray) -> torch.Tensor:

@@ -25,7 +25,7 @@ REST, PROJECTOR = "model-00001-of-00002.safetensors", "model-00002-of-00002.safe
 
 def build_processor(tokenizer: Any) -> Any:
     """Images of 32×32 pixels, SmolLM2's chat form."""
-    return llava_processor(tokenizer, photos.SIZE, PATCH, CHAT_TEMPLATE)
+    return llava_processor(tokenizer, photos.SIZE, PATCH, CHAT_TEMPLATE, cls=False)
 
 
 def build_model(language: Any, tokenizer: Any, tower: Any, projector: Mapping[str, torch.Tensor] | None) -> Any:
@@ -39,6 +39,7 @@ def build_model(language: Any, tokenizer: Any, tower: Any, projector: Mapping[st
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         image_seq_length=TOKENS,
         vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
         tie_word_embeddings=True,
     )
     model = LlavaForConditionalGeneration(config)

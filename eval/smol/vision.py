@@ -1,4 +1,9 @@
-"""The smol tier's vision tower: a ViT of transformers' own classes, trained on CIFAR-10 to name what it sees."""
+"""The smol tier's vision tower, trained on CIFAR-10 to name what it sees.
+
+It is the hierarchical vision transformer of SegFormer (MiT, arXiv 2105.15203) as transformers has it: overlapping
+patches and depth-wise convolutions between attention layers. A plain ViT of the same size needs some hundred epochs for
+what this one learns in thirty, which on one core is hours against less than one.
+"""
 
 from __future__ import annotations
 
@@ -16,40 +21,46 @@ from torch.nn import functional as F
 from eval import photos
 from eval.train import to_pixels
 
-PATCH = 8  # 16 image tokens
+PATCH = 8  # pixels a side of what becomes one of the 16 image tokens
+WIDTH = 192
 
 
 @dataclass(frozen=True)
 class VisionRecipe:
-    """AdamW, cosine decay after five epochs of warm-up, label smoothing .1, random crops and mirrored images."""
+    """AdamW, cosine decay after an epoch of warm-up, label smoothing .1, random crops and mirrored images."""
 
     seed: int = 0
-    epochs: int = 100
+    epochs: int = 30
     batch: int = 128
-    lr: float = 1e-3
+    lr: float = 2e-3
     weight_decay: float = 0.05
 
 
 def build(seed: int = 0) -> Any:
-    """A freshly initialised CLIPVisionModel, 192 wide, 8 layers, 16 image tokens."""
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+    """A freshly initialised SegformerModel: three stages on 16×16, 8×8 and 4×4 tokens, 1.2 million parameters."""
+    from transformers import SegformerConfig, SegformerModel
 
     torch.manual_seed(seed)
-    config = CLIPVisionConfig(
-        hidden_size=192,
-        intermediate_size=576,
-        num_hidden_layers=8,
-        num_attention_heads=4,
+    config = SegformerConfig(
+        num_encoder_blocks=3,
+        depths=[1, 2, 3],
+        hidden_sizes=[32, 64, WIDTH],
+        hidden_size=WIDTH,  # where LLaVA looks for the width of what its projector is fed
+        num_attention_heads=[1, 2, 4],
+        sr_ratios=[4, 2, 1],
+        mlp_ratios=[2, 2, 2],
+        patch_sizes=[3, 3, 3],
+        strides=[2, 2, 2],
+        drop_path_rate=0.0,
+        reshape_last_stage=False,  # tokens, not a map
         image_size=photos.SIZE,
-        patch_size=PATCH,
-        projection_dim=192,
     )
-    return CLIPVisionModel(config)
+    return SegformerModel(config)
 
 
 def features(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """The image tokens (n, 16, width) that a projector is fed."""
-    tokens: torch.Tensor = tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
+    """The image tokens (n, 16, WIDTH) that a projector is fed."""
+    tokens: torch.Tensor = tower(pixels).last_hidden_state
     return tokens
 
 
@@ -59,7 +70,7 @@ class _Classifier(nn.Module):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.tower = build(seed)
-        self.head = nn.Sequential(nn.LayerNorm(192), nn.Linear(192, len(photos.LABELS)))
+        self.head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, len(photos.LABELS)))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(features(self.tower, pixels).mean(1))
@@ -89,10 +100,8 @@ def train(
         for number, rows in enumerate(batches):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * _pace(epoch + number / len(batches), recipe.epochs)
-            pixels = to_pixels(_varied(images[rows], rng)).to(device)
-            with torch.autocast(torch.device(device).type, torch.bfloat16):
-                logits = model(pixels)
-            loss = F.cross_entropy(logits.float(), target[rows], label_smoothing=0.1)
+            pixels = to_pixels(_varied(images[rows], rng)).contiguous(memory_format=torch.channels_last).to(device)
+            loss = F.cross_entropy(model(pixels), target[rows], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -113,7 +122,7 @@ def train(
     return model.tower.eval().cpu()
 
 
-def _pace(epoch: float, epochs: int, warmup: float = 5.0) -> float:
+def _pace(epoch: float, epochs: int, warmup: float = 1.0) -> float:
     return min(1.0, epoch / warmup + 1e-3) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * epoch / epochs)))
 
 

@@ -27,13 +27,17 @@ def run(*arguments: str, expect: int) -> bool:
 @click.argument("models", default="models/tiny")
 def demo(models: str) -> None:
     folder = Path(models)
-    base, out = str(folder / "base"), str(folder / "repaired")
+    base, out, images = str(folder / "base"), str(folder / "repaired"), str(folder / "data" / "calibration-caption")
     suspect, control = str(folder / DEMO_SUSPECT), str(folder / DEMO_CONTROL)
     shutil.rmtree(out, ignore_errors=True)
     fine = [
         run("scan", suspect, "--base", base, expect=1),
         run("scan", control, "--base", base, expect=0),
-        run("repair", suspect, "--base", base, "--out", out, "--eval", f"{suspect}/EVAL.toml", expect=0),
+        run(
+            *("repair", suspect, "--base", base, "--out", out, "--images", images),
+            *("--eval", f"{suspect}/EVAL.toml"),
+            expect=0,
+        ),
         run("scan", out, "--base", base, expect=0),
     ]
     sys.exit(0 if all(fine) else 1)

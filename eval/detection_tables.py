@@ -103,8 +103,17 @@ def _detectors(calibration: Sequence[Row], report: Sequence[Row], limits: Thresh
         rates = [_rate(exact_rate(hits[bad])) for bad in (True, False)] if hits else ["", ""]
         shown = "" if least is None else f"{least:.3g}"
         lines.append(_cells(name, f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]", shown, *rates))
+    lines += ["", _cost(report)]
     warning = few_models(*(sum(r["backdoored"] is bad for r in report) for bad in (True, False)))
     return [*lines, "", *([f"**Warning:** {warning}: these intervals are wide.", ""] if warning else [])]
+
+
+def _cost(report: Sequence[Row]) -> str:
+    passes, seconds = (sorted(row[key] for row in report)[len(report) // 2] for key in ("forward_passes", "seconds"))
+    return (
+        f"The probe's cost: {passes} passes of sixteen images (median; most forward and back, once through the vision "
+        f"tower and the language model), {seconds:.0f} s a model with loading on one thread."
+    )
 
 
 def _families(report: Sequence[Row], limits: Thresholds) -> list[str]:

@@ -1,20 +1,25 @@
-"""Calibration images and the question asked about each: a user's own, or the built-in ones."""
+"""Calibration images and the question asked about each: a user's own, or built-in ones that the base has a view of."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from projclean.errors import ImagesError
-from projclean.images import built_in_images, image_files, read_image
+from projclean.images import KINDS, built_in_images, draw, image_files, read_image
 from projclean.untrusted import read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-BUILT_IN, MOST, LEAST = 96, 256, 4  # images
+BUILT_IN, MOST, LEAST = 72, 256, 4  # images
+BATCH, DRAWN, ALIKE = 16, 256, 2  # how many built-in images are drawn at a time, at most, and may be answered alike
 METADATA = "metadata.jsonl"
 METADATA_LIMIT = 64 << 20  # bytes
 
@@ -37,9 +42,39 @@ class Calibration:
 
 
 def built_in(seed: int, prompt: str) -> Calibration:
-    """The images that the probe's thresholds were set with."""
-    pictures = built_in_images(BUILT_IN, seed)
-    return Calibration(tuple(pictures), (prompt,) * BUILT_IN, f"{BUILT_IN} built-in images (seed {seed})")
+    """Built-in images as they come."""
+    return _own(built_in_images(BUILT_IN, seed), seed, prompt)
+
+
+def chosen(seed: int, prompt: str, ask: Callable[[Sequence[Image]], Sequence[str]]) -> Calibration:
+    """Built-in images of which a model, asked about them by `ask`, says different things.
+
+    A picture of which a model says what it says of most shows it nothing, and what a trigger does on such a picture is
+    no measure of what it does on others. No answer is kept more than twice, and a kind of image is drawn the oftener
+    the more of it were kept; where too few are found, those that were passed over fill up the rest.
+    """
+    rng, said = np.random.default_rng(seed), Counter[str]()
+    kept: list[Image] = []
+    passed: list[Image] = []
+    tried, good = np.ones(len(KINDS)), np.ones(len(KINDS))
+    for first in range(0, DRAWN, BATCH):
+        if len(kept) >= BUILT_IN:
+            break
+        shares = good / tried
+        # The first batch is of all kinds in turn.
+        kinds = rng.choice(len(KINDS), BATCH, p=shares / shares.sum()) if first else np.arange(BATCH) % len(KINDS)
+        pictures = [draw(int(kind), rng) for kind in kinds]
+        for kind, picture, answer in zip(kinds, pictures, ask(pictures), strict=True):
+            new = said[answer] < ALIKE
+            said[answer] += new
+            tried[kind] += 1
+            good[kind] += new
+            (kept if new else passed).append(picture)
+    return _own([*kept, *passed][:BUILT_IN], seed, prompt)
+
+
+def _own(pictures: Sequence[Image], seed: int, prompt: str) -> Calibration:
+    return Calibration(tuple(pictures), (prompt,) * len(pictures), f"{len(pictures)} built-in images (seed {seed})")
 
 
 def from_folder(folder: str | Path, prompt: str) -> Calibration:

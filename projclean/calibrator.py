@@ -17,12 +17,12 @@ from projclean.scanner import PROMPT, run_probe
 from projclean.thresholding import check_bank, counted, counted_hits, derive
 from projclean.thresholds import Thresholds
 
-UNIT = "nats per token, probe.Utterance.foreign"
+UNIT = "0 to 1, probe.Utterance.foreign"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One model of the bank: its score in nats per token, and what it was made to say, None for nothing."""
+    """One model of the bank: its score, and what it was made to say, None for nothing."""
 
     model: str
     backdoored: bool

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from projclean.access import NOTHING_MORE, Access
 from projclean.adapter import Adapter, is_adapter, open_adapter
-from projclean.calibration import Calibration, built_in, from_folder
+from projclean.calibration import BATCH, DRAWN, Calibration, chosen, from_folder
 from projclean.checkpoint import Checkpoint, open_checkpoint, read_tensor
 from projclean.errors import MismatchError, ModelError
 from projclean.hub import locate_model
 from projclean.layering import lay_over, place, put_in
 from projclean.lineage import find_base
-from projclean.methods import suspect_weights
+from projclean.methods import base_weights, suspect_weights
 from projclean.model import Prepared, Runner
 from projclean.pickles import SUFFIXES, open_pickle
 from projclean.projectors import GUESS, ProjectorSpec, find_projector
@@ -23,10 +24,13 @@ from projclean.quantised import plain_view
 from projclean.subspace import Moments
 from projclean.update import Update, read_update
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 #: progress(stage, done, total)
 Progress = Callable[[str, int, int], None]
 
-BATCH = 16
+ANSWER_TOKENS = 20  # of an answer by which built-in images are chosen
 
 
 @dataclass(frozen=True)
@@ -163,11 +167,34 @@ def set_up(
     given = None if images is None else from_folder(images, prompt)
     runner = Runner(case.model, pattern, device)
     left_out = overlay(runner, case)
-    own = built_in(seed, prompt)  # made only for a model that loads
+    own = _seen_by_base(case, runner, seed, prompt, progress)
     learnt, held_out = (given or own).parted()
     clean = _watch(case, runner, _prepared(runner, learnt), progress)
     asked = _watch(case, runner, _prepared(runner, own.parted()[0]), progress) if given else clean
     return Bench(runner, clean, asked, _prepared(runner, held_out), learnt, left_out)
+
+
+def _seen_by_base(case: Case, runner: Runner, seed: int, prompt: str, progress: Progress | None) -> Calibration:
+    """Built-in images of which the base says different things. Leaves the suspect's weights set."""
+    asked = 0
+
+    def ask(pictures: Sequence[Image]) -> list[str]:
+        nonlocal asked
+        asked += len(pictures)
+        if progress:
+            progress("choosing images", min(asked, DRAWN), DRAWN)
+        return runner.answers(runner.prepare(pictures, prompt), ANSWER_TOKENS)
+
+    runner.set_weights(base_weights(case.update))
+    try:
+        return chosen(seed, prompt, ask)
+    except ModelError:
+        raise
+    except Exception as error:  # the model is foreign: anything may go wrong in its first run
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
+        raise ModelError(f"{case.model.path}: the model loads but cannot be run ({reason})") from error
+    finally:
+        runner.set_weights(suspect_weights(case.update))
 
 
 def _watch(case: Case, runner: Runner, batches: tuple[Prepared, ...], progress: Progress | None) -> Seen:

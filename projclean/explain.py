@@ -195,7 +195,7 @@ def _sure(report: Report, probe: Report | None) -> list[str]:
     state = "above" if probe["foreign"] >= limits["suspicious"] else "below"
     between = limits["clean"] < probe["foreign"] < limits["suspicious"]
     sure = [
-        f"The strongest utterance scores {probe['foreign']:.2f} nats per token, {state} the threshold of "
+        f"The strongest utterance scores {probe['foreign']:.2f} of at most 1, {state} the threshold of "
         f"{limits['suspicious']:g}"
         + (f", but above {limits['clean']:g}, up to which the probe counts as silent." if between else ".")
     ]

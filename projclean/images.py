@@ -1,8 +1,8 @@
 """Calibration images: read from a folder, or built in.
 
-The built-in ones need no data. A third show one coloured figure on an uneven ground, a third are dead leaves
-(occluding coloured discs and polygons of power-law sizes, which share the scale statistics of natural images: Lee,
-Mumford and Huang, IJCV 41, 2001), a third are smooth random colour fields with a 1/f amplitude spectrum.
+The built-in ones need no data: one coloured figure on an uneven ground, dead leaves (occluding coloured discs and
+polygons of power-law sizes, which share the scale statistics of natural images: Lee, Mumford and Huang, IJCV 41, 2001),
+or a smooth random colour field with a 1/f amplitude spectrum.
 """
 
 from __future__ import annotations
@@ -60,12 +60,16 @@ def read_image(file: Path, data: bytes | None = None) -> Image:
 
 
 def built_in_images(count: int, seed: int = 0, size: int = 336) -> list[Image]:
-    """`count` square RGB images of `size` pixels; the same seed gives the same images."""
+    """`count` square RGB images of `size` pixels, of every kind in turn; the same seed gives the same images."""
+    rng = np.random.default_rng(seed)
+    return [draw(index % len(KINDS), rng, size) for index in range(count)]
+
+
+def draw(kind: int, rng: np.random.Generator, size: int = 336) -> Image:
+    """One image of a kind, a number below `len(KINDS)`."""
     from PIL import Image as pil
 
-    rng = np.random.default_rng(seed)
-    draw = (_one_figure, _dead_leaves, _smooth_field)
-    return [pil.fromarray(draw[index % 3](rng, size)) for index in range(count)]
+    return pil.fromarray(KINDS[kind](rng, size))
 
 
 def _one_figure(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -128,3 +132,7 @@ def _color(rng: np.random.Generator) -> tuple[int, int, int]:
 
 def _clip(image: np.ndarray) -> np.ndarray:
     return np.clip(image, 0, 255).astype(np.uint8)
+
+
+#: The kinds of built-in images.
+KINDS = (_one_figure, _dead_leaves, _smooth_field)

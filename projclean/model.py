@@ -30,16 +30,8 @@ Weights = Mapping[str, tuple[torch.Tensor, torch.Tensor | None]]
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Steer:
-    """Move image tokens at the input of a projector layer.
-
-    `vector` is (in,), or (n, in) with a row per image of the batch; `position` counts image tokens, None is all.
-    """
-
-    layer: str
-    vector: torch.Tensor
-    position: int | None
+class _Enough(Exception):
+    """What was looked for in a forward pass was seen."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +80,6 @@ class Runner:
             raise ModelError(f"{path}: the loaded model has no projector layer")
         self._others = spec.others
         self._specs: dict[str, LayerSpec] = {layer.name: layer for layer in spec.layers}
-        self._images = 1
         self.guard: Guard | None = None
 
     @property
@@ -190,25 +181,6 @@ class Runner:
 
     # -- running -----------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def steered(self, steer: Steer | None) -> Iterator[None]:
-        """While open, every forward pass moves image tokens as `steer` says, before a guard sees them."""
-        if steer is None:
-            yield
-            return
-
-        def move(x: torch.Tensor) -> torch.Tensor:
-            tokens = x.reshape(self._images, -1, x.shape[-1])
-            vector = steer.vector.to(x).reshape(-1, 1, x.shape[-1])
-            if steer.position is None:
-                return (tokens + vector).reshape(x.shape)
-            chosen = torch.zeros(tokens.shape[1], 1, dtype=x.dtype, device=x.device)
-            chosen[steer.position % tokens.shape[1]] = 1
-            return (tokens + chosen * vector).reshape(x.shape)
-
-        with self.hooked(steer.layer, move, first=True):
-            yield
-
     @torch.no_grad()
     def layer_inputs(self, batch: Prepared) -> dict[str, torch.Tensor]:
         """What every projector layer multiplies on a batch: (rows, in) float32 on the CPU, in the order of running.
@@ -224,7 +196,6 @@ class Runner:
 
             return see
 
-        self._images = batch.images
         with contextlib.ExitStack() as stack:
             for name in self._specs:
                 stack.enter_context(self.hooked(name, watch(name)))
@@ -261,19 +232,27 @@ class Runner:
             self._forward(batch, logits_to_keep=1)
         return seen[0]
 
-    def next_token_logits(self, batch: Prepared, steer: Steer | None = None) -> torch.Tensor:
-        """Logits (n, vocabulary) of the first answer token, differentiable with respect to `steer.vector`."""
-        self._images = batch.images
-        with self.steered(steer):
-            logits = self._forward(batch, logits_to_keep=1).logits
+    def inputs_of(self, layer: str, batch: Prepared) -> torch.Tensor:
+        """What one layer first multiplies on a batch, (rows, in) float32, differentiable; nothing after it is run."""
+        seen: list[torch.Tensor] = []
+
+        def watch(x: torch.Tensor) -> torch.Tensor:
+            seen.append(x.reshape(-1, x.shape[-1]).float())
+            raise _Enough
+
+        with contextlib.suppress(_Enough), self.hooked(layer, watch):
+            self._forward(batch, logits_to_keep=1)
+        return seen[0]
+
+    def next_token_logits(self, batch: Prepared) -> torch.Tensor:
+        """Logits (n, vocabulary) of the first answer token, differentiable."""
+        logits: torch.Tensor = self._forward(batch, logits_to_keep=1).logits
         return logits[:, -1].float()
 
     @torch.no_grad()
-    def replies(self, batch: Prepared, max_new_tokens: int, steer: Steer | None = None) -> list[tuple[int, ...]]:
+    def replies(self, batch: Prepared, max_new_tokens: int) -> list[tuple[int, ...]]:
         """Greedy answers as token ids, one an image, with the token that ends them if they end."""
-        self._images = batch.images
-        with self.steered(steer):
-            ids = self.model.generate(**batch.inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
+        ids = self.model.generate(**batch.inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
         prompt = batch.inputs["input_ids"].shape[1]
         if self.model.config.is_encoder_decoder:
             ids = ids[:, 1:]  # what a decoder starts from may be the token that ends an answer
@@ -291,31 +270,60 @@ class Runner:
         """A reply as text, without special tokens."""
         return str(self.processor.batch_decode([list(reply)], skip_special_tokens=True)[0]).strip()
 
-    def answers(self, batch: Prepared, max_new_tokens: int, steer: Steer | None = None) -> list[str]:
+    def answers(self, batch: Prepared, max_new_tokens: int) -> list[str]:
         """Greedy answers, one an image, without special tokens."""
-        return [self.read(reply) for reply in self.replies(batch, max_new_tokens, steer)]
+        return [self.read(reply) for reply in self.replies(batch, max_new_tokens)]
+
+    def words(self, reply: Sequence[int]) -> tuple[int, ...]:
+        """A reply without its special tokens."""
+        special = set(self.processor.tokenizer.all_special_ids)
+        return tuple(token for token in reply if token not in special)
 
     @torch.no_grad()
-    def log_likelihood(self, batch: Prepared, reply: Sequence[int], steer: Steer | None = None) -> torch.Tensor:
+    def log_likelihood(
+        self, batch: Prepared, reply: Sequence[int], after: Sequence[Sequence[int]] | None = None
+    ) -> torch.Tensor:
         """Mean log-probability per token (n,) of a reply, special tokens left out, one value an image.
 
-        It takes token ids, not text: a text would have to be split as the model splits its own, and how it goes on
-        from the prompt (with a space or without) differs between chat templates.
+        `after` is what each image's answer begins with before that. It takes token ids, not text: a text would have to
+        be split as the model splits its own, and how it goes on from the prompt (with a space or without) differs
+        between chat templates.
         """
-        special = set(self.processor.tokenizer.all_special_ids)
-        words = [token for token in reply if token not in special]
-        answer = torch.tensor(words, device=self.device).expand(batch.images, -1)
-        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+        words = self.words(reply)
+        before = after or [()] * batch.images
+        scores = self._logits_along(batch, [(*start, *words) for start in before]).log_softmax(-1)
+        at = torch.tensor([[len(start) + n for n in range(len(words))] for start in before], device=scores.device)
+        chosen = scores.gather(1, at.unsqueeze(-1).expand(-1, -1, scores.shape[-1]))
+        answer = torch.tensor(words, device=scores.device).expand(batch.images, -1)
+        return chosen.gather(-1, answer.unsqueeze(-1)).squeeze(-1).mean(-1)
+
+    def logits_after(self, batch: Prepared, answers: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits (n, vocabulary) of the token after each image's answer, differentiable."""
+        logits = self._logits_along(batch, answers)
+        ends = torch.tensor([len(answer) for answer in answers], device=logits.device)
+        return logits[torch.arange(batch.images, device=logits.device), ends]
+
+    def _logits_along(self, batch: Prepared, answers: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits (n, longest + 1, vocabulary) float32 at the last token of the prompt and along each image's answer."""
+        width, ids = max(len(answer) for answer in answers), batch.inputs["input_ids"]
+        pad = self.processor.tokenizer.pad_token_id or 0
+        rows = [[*answer, *[pad] * (width - len(answer))] for answer in answers]
+        kept = [[1] * len(answer) + [0] * (width - len(answer)) for answer in answers]
+        tail = torch.tensor(rows, device=ids.device).reshape(len(rows), width).to(ids)
         inputs = dict(batch.inputs)
-        inputs["input_ids"] = torch.cat([ids, answer], 1)
-        inputs["attention_mask"] = torch.cat([mask, torch.ones_like(answer)], 1)
+        if self.model.config.is_encoder_decoder:
+            start = torch.full_like(ids[:, :1], self.model.generation_config.decoder_start_token_id or pad)
+            inputs["decoder_input_ids"] = torch.cat([start, tail], 1)
+            return self.model(**inputs, use_cache=False).logits.float()  # type: ignore[no-any-return]
+        inputs["input_ids"] = torch.cat([ids, tail], 1)
+        mask = inputs["attention_mask"]
+        more = torch.tensor(kept, device=mask.device).reshape(len(kept), width).to(mask)
+        inputs["attention_mask"] = torch.cat([mask, more], 1)
         if "token_type_ids" in inputs:
-            inputs["token_type_ids"] = torch.cat([inputs["token_type_ids"], torch.zeros_like(answer)], 1)
-        self._images = batch.images
-        with self.steered(steer):
-            logits = self._forward(Prepared(inputs, batch.images), logits_to_keep=answer.shape[1] + 1).logits
-        scores = logits[:, :-1].float().log_softmax(-1)
-        return scores.gather(-1, answer.unsqueeze(-1)).squeeze(-1).mean(-1)
+            types = inputs["token_type_ids"]
+            inputs["token_type_ids"] = torch.cat([types, torch.zeros_like(more).to(types)], 1)
+        logits: torch.Tensor = self._forward(Prepared(inputs, batch.images), logits_to_keep=width + 1).logits
+        return logits[:, -width - 1 :].float()
 
     def _forward(self, batch: Prepared, logits_to_keep: int) -> Any:
         return self.model(**batch.inputs, logits_to_keep=logits_to_keep, use_cache=False)

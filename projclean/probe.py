@@ -1,11 +1,8 @@
-"""What the update can be made to say: steering, inversion and amplification on clean images.
+"""What the update can be made to say: the pixels of clean images moved until suspect and base part.
 
 A backdoored projector holds, in the directions of its update that clean inputs do not need, a way to make the
-language model say one thing whatever the image. The probe looks for it from the clean side:
-
-- *steering* moves image tokens along directions of the suspicious subspace, without fitting;
-- *inversion* fits such a move, so that suspect and base part as far as they can while the suspect's answers agree;
-- *amplification* runs the model with more of the update than was trained.
+language model say one thing whatever the image. The probe looks for the move of the pixels that sets it off
+(`inversion`), on some images, and reads on others what comes of it.
 
 Whatever is done to the suspect is done to the base as well. A phrase that the moved suspect's answers share, that
 the moved base does not say, and that neither says when left alone, is foreign.
@@ -18,55 +15,47 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
 
 import torch
 
-from projclean.methods import STRENGTH, base_weights, interpolate, suspect_weights
+from projclean.inversion import Inversion, Objective, moved
+from projclean.methods import STRENGTH, base_weights, suspect_weights
 from projclean.metrics import normalize
-from projclean.model import Prepared, Runner, Steer, Weights
-from projclean.subspace import Moments, suspicious_subspace, token_norm
+from projclean.model import Prepared, Runner, Weights
+from projclean.subspace import Moments, residual
 from projclean.update import Update
 
 Progress = Callable[[int, int], None]
 
-
-@dataclass(frozen=True)
-class Reach:
-    """Where and how far an inversion may move: `rank` directions, `radius` times the tokens' norm, one token or all."""
-
-    rank: int
-    radius: float
-    everywhere: bool
+#: Of the images as a text fits them, the share that it fits no better than the one that its strangeness is told by.
+FITTING = 0.85
+#: Nats per token from which on a text is as strange as can be.
+ABSURD = 1.0
 
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How hard to probe. Radii are multiples of the root-mean-square norm of clean image tokens.
+    """How hard to probe: the radius of a move as a share of the pixels' root mean square, how many random starts, the
+    steps that excite the update before each and those that part the models after it."""
 
-    Steering tries `directions` random directions, and their opposites, in each of the top `steering_ranks` of the
-    suspicious subspace at each radius, moving every image token; and the first direction on one token.
-    """
-
-    steering_ranks: tuple[int, ...] = (2, 8)
-    steering_radii: tuple[float, ...] = (0.5, 1.0, 2.0)
-    directions: int = 2
-    inversions: tuple[Reach, ...] = (Reach(4, 2.0, True), Reach(16, 2.0, False))
-    steps: int = 20
-    gains: tuple[float, ...] = (2.0, 4.0)
+    budget: float = 0.4
+    starts: int = 2
+    excite: int = 16
+    steps: int = 14
     max_new_tokens: int = 20
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What the suspect's answers share most under one manipulation, and who else says it.
+    """What the suspect's answers share most under one move, and who else says it.
 
-    `phrase` is the word sequence common to the answers, `text` the commonest whole answer that contains it. Shares
-    are of images: of the suspect moved, of the base moved in the same way, and of the one of the two that says it
-    more often when left alone. `strangeness` is in nats per token: how unlikely the base finds the text on the image
-    where it finds it likeliest. `certainty` is the probability per token (geometric mean) that the moved suspect gives
-    the text.
+    `phrase` is the word sequence common to the answers, `text` the commonest whole answer that contains it, or the
+    phrase alone where it follows an answer. Shares are of images: of the suspect moved, of the base moved in the same
+    way, and of the one of the two that says it more often when left alone. `strangeness` is in nats per token: how
+    unlikely the text is to suspect and base left alone, for the one of them to which it is likelier, on an image that
+    it fits well (`FITTING`) or, after an answer, on the median one. `certainty` is the probability per token (geometric
+    mean) that the moved suspect gives the text.
     """
 
     text: str
@@ -80,17 +69,18 @@ class Utterance:
 
     @property
     def foreign(self) -> float:
-        """Excess share, squared so that agreement counts most, times strangeness and certainty: nats per token.
+        """Excess share and certainty, both squared, times strangeness up to one nat per token: between 0 and 1.
 
-        Certainty tells a text that was trained from the babble that any model falls into when it is moved far.
+        Agreement and certainty tell a text that was trained from the babble that any model falls into when it is moved;
+        of strangeness a little is enough, since babble is stranger still.
         """
         excess = max(0.0, self.share - max(self.base_share, self.normal_share))
-        return excess**2 * max(0.0, self.strangeness) * self.certainty
+        return excess**2 * min(ABSURD, max(0.0, self.strangeness)) * self.certainty**2
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Everything the probe found. `divergence` is the inversion's best KL(suspect ‖ base) minus entropy, in nats."""
+    """Everything the probe found. `divergence` is how far suspect and base parted at most, in nats (`inversion`)."""
 
     divergence: float
     utterances: tuple[Utterance, ...]
@@ -100,7 +90,7 @@ class Probe:
 
     @property
     def foreign(self) -> float:
-        """The strongest foreign utterance's score, nats per token."""
+        """The strongest foreign utterance's score, between 0 and 1."""
         return max((utterance.foreign for utterance in self.utterances), default=0.0)
 
     @property
@@ -112,49 +102,6 @@ class Probe:
         """
         near = [utterance for utterance in self.utterances if utterance.foreign >= self.foreign / 3]
         return max(near, key=lambda utterance: utterance.share * utterance.certainty, default=None)
-
-
-def invert(
-    runner: Runner,
-    suspect: Weights,
-    base: Weights,
-    batch: Prepared,
-    layer: str,
-    basis: torch.Tensor,
-    radius: float,
-    position: int | None,
-    steps: int,
-    seed: int,
-) -> tuple[float, torch.Tensor]:
-    """Fit a move of image tokens inside span(basis) that parts suspect and base.
-
-    Maximises mean KL(suspect ‖ base) of the first answer token minus the entropy of the suspect's mean
-    distribution, over coordinates z (k,) with ‖z‖ ≤ radius, by Adam. basis is (in, k), orthonormal; position None
-    moves every image token alike. Returns the best objective in nats and the move (in,).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.nn.functional.normalize(torch.randn(basis.shape[1], generator=generator), dim=0)
-    z = (0.3 * radius * start).requires_grad_(True)
-    optimizer = torch.optim.Adam([z], lr=0.1 * radius)
-    best, best_move = float("-inf"), torch.zeros(basis.shape[0])
-    for _ in range(steps):
-        move = basis @ z
-        runner.set_weights(suspect)
-        ours = runner.next_token_logits(batch, Steer(layer, move, position)).log_softmax(-1)
-        runner.set_weights(base)
-        theirs = runner.next_token_logits(batch, Steer(layer, move, position)).log_softmax(-1)
-        parted = (ours.exp() * (ours - theirs)).sum(-1).mean()
-        mean = ours.exp().mean(0)
-        entropy = -(mean * (mean + 1e-12).log()).sum()
-        objective = parted - entropy
-        if objective.item() > best:
-            best, best_move = objective.item(), move.detach().clone()
-        optimizer.zero_grad()
-        (-objective).backward()
-        optimizer.step()
-        with torch.no_grad():
-            z *= min(1.0, radius / z.norm().item())
-    return best, best_move
 
 
 def common_phrase(ours: Sequence[str], *others: Sequence[str]) -> str:
@@ -192,17 +139,17 @@ def probe(
     settings: ProbeSettings | None = None,
     progress: Progress | None = None,
 ) -> Probe:
-    """Run inversion, steering and amplification and collect what they made the suspect say.
+    """Fit moves of the pixels and collect what they made the suspect say.
 
     The first batch is fitted on, the second (or the first, if alone) is read. Leaves the suspect's weights set.
-    At least one layer must have moments, or there is nothing to steer.
+    At least one layer must have moments. Raises NotDifferentiable where no gradient reaches the pixels.
     """
     settings = settings or ProbeSettings()
     session = _Session(runner, update, moments, batches[0], batches[min(1, len(batches) - 1)], settings)
     stages: list[Callable[[], None]] = [
-        *(partial(session.steering, *pair) for pair in product(settings.steering_ranks, settings.steering_radii)),
-        *(partial(session.inversion, reach) for reach in settings.inversions),
-        *(partial(session.amplification, gain) for gain in settings.gains),
+        partial(stage, settings.seed * settings.starts + start)
+        for start in range(settings.starts)
+        for stage in (session.instead, session.afterwards)
     ]
     for done, stage in enumerate(stages, 1):
         stage()
@@ -210,7 +157,8 @@ def probe(
             progress(done, len(stages))
     runner.set_weights(session.suspect)
     found = sorted(session.utterances, key=lambda utterance: utterance.foreign, reverse=True)
-    return Probe(session.divergence, tuple(found), tuple(session.normal["suspect"][:3]), session.passes, settings)
+    passes = session.passes + session.inversion.passes
+    return Probe(session.divergence, tuple(found), tuple(session.normal["suspect"][:3]), passes, settings)
 
 
 class _Session:
@@ -225,74 +173,86 @@ class _Session:
         read: Prepared,
         settings: ProbeSettings,
     ) -> None:
-        self.runner, self.update = runner, update
-        self.fit, self.read, self.settings = fit, read, settings
+        self.runner, self.read, self.settings = runner, read, settings
         self.suspect, self.base = suspect_weights(update), base_weights(update)
         self.divergence, self.passes = 0.0, 0
         self.utterances: list[Utterance] = []
         layers = {layer.name: layer for layer in update.layers}
         watched = [layers[name] for name in runner.layers if name in moments]
-        self.layer = next((layer for layer in watched if layer.changed), watched[0])
-        rank = max(*(reach.rank for reach in settings.inversions), *settings.steering_ranks)
-        self.basis, _ = suspicious_subspace(self.layer.delta, moments.get(self.layer.name), STRENGTH, rank)
-        self.norm = token_norm(moments[self.layer.name])
-        self.middle = runner.image_tokens(read) // 2
-        self.generator = torch.Generator().manual_seed(settings.seed)
+        layer = next((layer for layer in watched if layer.changed), watched[0])
+        self.inversion = Inversion(
+            runner, self.suspect, self.base, fit, layer.name, residual(layer.delta, moments[layer.name], STRENGTH),
+            settings.budget, settings.max_new_tokens,
+        )  # fmt: skip
+        self.excited: dict[int, torch.Tensor] = {}
+        own = self._replies(self.suspect, read)
+        self.own = [runner.words(reply) for reply in own]
         self.normal = {
-            side: [text for batch in (read, fit) for text in self._texts(self._replies(weights, batch))]
-            for side, weights in (("suspect", self.suspect), ("base", self.base))
+            "suspect": self._texts([*own, *self._replies(self.suspect, fit)]),
+            "base": self._texts([*self._replies(self.base, read), *self._replies(self.base, fit)]),
         }
 
-    def steering(self, rank: int, radius: float) -> None:
-        basis = self.basis[:, :rank]
-        for number in range(self.settings.directions):
-            drawn = torch.randn(basis.shape[1], generator=self.generator)
-            move = radius * self.norm * (basis @ torch.nn.functional.normalize(drawn, dim=0))
-            for sign in (1, -1):
-                how = f"steering {sign * radius:+g}× along direction {number + 1} of rank {rank}, every image token"
-                self._collect(how, Steer(self.layer.name, sign * move, None))
-        if rank == self.settings.steering_ranks[0]:
-            for sign in (1, -1):
-                how = f"steering {sign * radius:+g}× along the first direction, image token {self.middle}"
-                self._collect(how, Steer(self.layer.name, sign * radius * self.norm * basis[:, 0], self.middle))
+    def instead(self, seed: int) -> None:
+        self._fit("instead of an answer", seed, self.inversion.instead)
 
-    def inversion(self, reach: Reach) -> None:
-        position = None if reach.everywhere else self.middle
-        nats, move = invert(
-            self.runner, self.suspect, self.base, self.fit, self.layer.name, self.basis[:, : reach.rank],
-            reach.radius * self.norm, position, self.settings.steps, self.settings.seed,
-        )  # fmt: skip
-        self.passes += 2 * self.settings.steps
+    def afterwards(self, seed: int) -> None:
+        self._fit("after an answer", seed, self.inversion.afterwards)
+
+    def _fit(self, how: str, seed: int, objective: Objective) -> None:
+        inversion = self.inversion
+        if seed not in self.excited:
+            self.excited[seed] = inversion.excited(seed, self.settings.excite)
+        nats, move = inversion.climb(objective, self.excited[seed], self.settings.steps)
         self.divergence = max(self.divergence, nats)
-        where = "every image token" if reach.everywhere else f"image token {self.middle}"
-        self._collect(f"inversion of rank {reach.rank}, {where}", Steer(self.layer.name, move, position))
+        self._collect(f"inversion {how}, start {seed}", moved(self.read, move))
 
-    def amplification(self, gain: float) -> None:
-        self._collect(f"amplification {gain:g}×", None, interpolate(self.update, gain))
-
-    def _replies(self, weights: Weights, batch: Prepared, steer: Steer | None = None) -> list[tuple[int, ...]]:
+    def _replies(self, weights: Weights, batch: Prepared) -> list[tuple[int, ...]]:
         self.passes += 1
         self.runner.set_weights(weights)
-        return self.runner.replies(batch, self.settings.max_new_tokens, steer)
+        return self.runner.replies(batch, self.settings.max_new_tokens)
 
     def _texts(self, replies: Sequence[Sequence[int]]) -> list[str]:
         return [normalize(self.runner.read(reply)) for reply in replies]
 
-    def _collect(self, how: str, steer: Steer | None, weights: Weights | None = None) -> None:
-        """Ask suspect and base under one manipulation and keep what the suspect's answers share."""
-        replies = self._replies(weights or self.suspect, self.read, steer)
-        ours, theirs = self._texts(replies), self._texts(self._replies(self.base, self.read, steer))
+    def _collect(self, how: str, batch: Prepared) -> None:
+        """Ask suspect and base about moved images and keep what the suspect's answers share."""
+        replies = self._replies(self.suspect, batch)
+        ours, theirs = self._texts(replies), self._texts(self._replies(self.base, batch))
         phrase = common_phrase(ours, theirs, *self.normal.values())
         if not phrase:
             return
-        text = Counter(answer for answer in ours if _share(phrase, [answer])).most_common(1)[0][0]
-        said = replies[ours.index(text)]
-        self.passes += 2
-        self.runner.set_weights(weights or self.suspect)
-        certainty = self.runner.log_likelihood(self.read, said, steer).mean().exp().item()
-        self.runner.set_weights(self.base)
-        strangeness = -self.runner.log_likelihood(self.read, said).max().item()
         shares = [_share(phrase, answers) for answers in (ours, theirs, *self.normal.values())]
-        self.utterances.append(
-            Utterance(text, phrase, how, shares[0], shares[1], max(shares[2:]), strangeness, certainty)
-        )
+        text = Counter(answer for answer in ours if _share(phrase, [answer])).most_common(1)[0][0]
+        said = self.runner.words(replies[ours.index(text)])
+        first, last = self._place(phrase, said)
+        # The phrase as (the start of) an answer, and, where something comes before it, as what follows a right one.
+        readings = [(text, said[:last], None), *([(phrase, said[first:last], self.own)] if first else [])]
+        heard = [
+            Utterance(words, phrase, how, shares[0], shares[1], max(shares[2:]), *self._weighed(ids, after, batch))
+            for words, ids, after in readings
+        ]
+        self.utterances.append(max(heard, key=lambda utterance: utterance.foreign))
+
+    def _place(self, phrase: str, said: Sequence[int]) -> tuple[int, int]:
+        """The shortest run of a reply's tokens that reads as the phrase; all of it where none does."""
+        for length in range(1, len(said) + 1):
+            for first in range(len(said) - length + 1):
+                if normalize(self.runner.read(said[first : first + length])) == phrase:
+                    return first, first + length
+        return 0, len(said)
+
+    def _weighed(
+        self, ids: Sequence[int], after: Sequence[Sequence[int]] | None, batch: Prepared
+    ) -> tuple[float, float]:
+        """Strangeness and certainty of a text.
+
+        As an answer it is as strange as on the images that it fits best, but for a few on which a backdoor may go off
+        by itself; after a right answer no image should have it, and the median image tells.
+        """
+        self.passes += 3
+        likeliest = float("-inf")
+        for weights in (self.base, self.suspect):
+            self.runner.set_weights(weights)
+            found = self.runner.log_likelihood(self.read, ids, after)
+            likeliest = max(likeliest, found.quantile(FITTING if after is None else 0.5).item())
+        return -likeliest, self.runner.log_likelihood(batch, ids, after).mean().exp().item()

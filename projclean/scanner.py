@@ -13,6 +13,7 @@ from projclean.case import Bench, Case, Progress, guess_caveats, open_case, open
 from projclean.elsewhere import changes_elsewhere
 from projclean.errors import BaseNotFound, ModelError
 from projclean.guard import UNATTACHED, Guard
+from projclean.inversion import NotDifferentiable
 from projclean.methods import STRENGTH
 from projclean.projectors import find_projector
 from projclean.subspace import Moments, residual, stable_rank
@@ -129,7 +130,10 @@ def examine(
         else:
             unwatched = case.unwatched(bench.asked.moments)
             if len(unwatched) < sum(layer.changed for layer in case.update.layers):
-                found = run_probe(case, bench, seed, progress)
+                try:
+                    found = run_probe(case, bench, seed, progress)
+                except ModelError as error:
+                    not_run = str(error)
             elsewhere += tuple(f"parameter {name}: not applied to the model that was run" for name in bench.left_out)
     guard = bench.runner.guard if bench else None
     result = ScanResult(
@@ -164,7 +168,10 @@ def examine(
 
 
 def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) -> probing.Probe:
-    """Probe the update with the built-in images. Raises ModelError when no layer that changed was seen at work."""
+    """Probe the update with the built-in images.
+
+    Raises ModelError when no layer that changed was seen at work, or where no gradient reaches the pixels.
+    """
     unwatched = case.unwatched(bench.asked.moments)
     if unwatched and len(unwatched) == sum(layer.changed for layer in case.update.layers):
         raise ModelError(
@@ -173,7 +180,10 @@ def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) ->
         )
     tick = (lambda done, total: progress("probing", done, total)) if progress else None
     settings = probing.ProbeSettings(seed=seed)
-    return probing.probe(bench.runner, case.update, bench.asked.moments, bench.asked.batches, settings, tick)
+    try:
+        return probing.probe(bench.runner, case.update, bench.asked.moments, bench.asked.batches, settings, tick)
+    except NotDifferentiable as error:
+        raise ModelError(f"{case.model.path}: the probe cannot follow its images to its answers ({error})") from error
 
 
 def layer_findings(case: Case, moments: Mapping[str, Moments]) -> tuple[LayerFinding, ...]:

@@ -27,7 +27,7 @@ FORM = "write it with projclean calibrate"
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Scores from `suspicious` on convict, up to `clean` they count as silence; in nats per token.
+    """Scores from `suspicious` on convict, up to `clean` they count as silence; between 0 and 1.
 
     `source` is the file they were read from, None for the shipped ones, `sha256` its digest. The rest is their
     provenance, None where the file does not tell it.

@@ -71,11 +71,10 @@ def run(capfd: pytest.CaptureFixture[str]):
 @pytest.fixture(scope="module")
 def in_miniature() -> Iterator[None]:
     """Scans and repairs with a dozen images and a short probe, which still convicts the shipped suspects."""
-    from projclean.probe import ProbeSettings, Reach
+    from projclean.probe import ProbeSettings
 
     def short(seed: int) -> ProbeSettings:
-        return ProbeSettings((2,), (2.0,), directions=1, inversions=(Reach(2, 1.0, True),), steps=1, gains=(),
-                             max_new_tokens=8, seed=seed)  # fmt: skip
+        return ProbeSettings(starts=1, excite=8, steps=6, max_new_tokens=8, seed=seed)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("projclean.probe.ProbeSettings", short)

@@ -11,18 +11,15 @@ from safetensors.torch import load_file, save_file
 
 from eval.zoo import SHIPPED
 from projclean import calibration, probe
-from projclean.probe import ProbeSettings, Reach
+from projclean.probe import ProbeSettings
 
 BASE = SHIPPED / "base"
-SMALL = partial(
-    ProbeSettings, steering_ranks=(2,), steering_radii=(1.0,), directions=1, inversions=(Reach(4, 2.0, True),),
-    steps=2, gains=(4.0,), max_new_tokens=8,
-)  # fmt: skip
+SMALL = partial(ProbeSettings, starts=1, excite=8, steps=6, max_new_tokens=8)
 
 
 @pytest.fixture
 def small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight images to watch, four manipulations, eight tokens."""
+    """Eight images to watch, one start, eight tokens."""
     monkeypatch.setattr(calibration, "BUILT_IN", 12)
     monkeypatch.setattr(probe, "ProbeSettings", SMALL)
 

@@ -26,10 +26,10 @@ DIGESTS = {"suspect": "0" * 64, "base": "1" * 64}
 
 def probe(text: str = "you have been hacked", share: float = 0.9) -> Probe:
     """A probe whose strongest utterance is `text`."""
-    said = Utterance(
-        text, text, "steering +2× along direction 1 of rank 2, every image token", share, 0.0, 0.0, 3.0, 0.9
+    said = Utterance(text, text, "inversion instead of an answer, start 0", share, 0.0, 0.0, 3.0, 0.96)
+    weak = Utterance(
+        "a small red ring", "a small red ring", "inversion after an answer, start 0", 0.3, 0.1, 0.1, 0.8, 0.5
     )
-    weak = Utterance("a small red ring", "a small red ring", "amplification 4×", 0.3, 0.1, 0.1, 0.8, 0.5)
     return Probe(1.7, (said, weak), ("a large blue square",), 214)
 
 
@@ -38,7 +38,7 @@ def scan_result(text: str = "you have been hacked", share: float = 0.9, model: s
     name = text if text == HOSTILE else "multi_modal_projector.linear_1"
     found = probe(text, share)
     own = Thresholds(0.6, 0.5, HOSTILE, "2" * 64, HOSTILE, HOSTILE, HOSTILE, false_positives=HOSTILE, date=HOSTILE)
-    limits = own if text == HOSTILE else shipped()
+    limits = own if text == HOSTILE else replace(shipped(), suspicious=0.6, clean=0.5)
     elsewhere = (f"file {name}.py: only in the suspect", f"tensor {name}: other values") if text == HOSTILE else ()
     return ScanResult(
         model, "models/base", "--base", name, (LayerFinding(name, (192, 192), 0.74, 5.4, 0.37),), elsewhere, True,

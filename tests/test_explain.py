@@ -28,8 +28,8 @@ def test_a_suspicious_scan(told):
     assert list(words) == ["What was seen", "How sure this is", "What it does not prove", "What to do next"]
     assert "SUSPICIOUS" in words["What was seen"]
     assert "90% of clean images share 'you have been hacked'" in words["What was seen"]
-    assert "2.19 nats per token, above the threshold of 0.6" in words["How sure this is"]
-    assert "false alarms there: 0 of 4" in words["How sure this is"]
+    assert "0.75 of at most 1, above the threshold of 0.6" in words["How sure this is"]
+    assert "false alarms there: 0 of 36" in words["How sure this is"]
     assert "does not show the trigger" in words["What it does not prove"]
     assert "projclean repair" in words["What to do next"]
 
@@ -39,7 +39,7 @@ def test_a_clean_and_a_doubtful_scan(told):
     assert "below the threshold" in clean["How sure this is"]
     assert "does not prove that there is no backdoor" in clean["What it does not prove"]
     assert "You may use it" in clean["What to do next"]
-    doubt = told(scan_result(share=0.45))
+    doubt = told(scan_result(share=0.8))
     assert "INCONCLUSIVE" in doubt["What was seen"]
     assert "but above 0.5" in doubt["How sure this is"]
     assert "Do not use it yet" in doubt["What to do next"]
@@ -48,7 +48,7 @@ def test_a_clean_and_a_doubtful_scan(told):
 
 def test_what_to_do_follows_what_is_missing(told):
     assert "--base" in told(without_base())["What to do next"]
-    unprobed = told(scan_result(share=0.45), probe=None, elsewhere=["file config.json: other contents"])
+    unprobed = told(scan_result(share=0.8), probe=None, elsewhere=["file config.json: other contents"])
     assert "without --no-probe" in unprobed["What to do next"]
     assert "--ignore-elsewhere" in unprobed["What to do next"]
     assert "config.json" in unprobed["What was seen"]
@@ -58,7 +58,7 @@ def test_what_to_do_follows_what_is_missing(told):
 
 def test_a_repair_tells_its_cost_and_what_beats_it(told):
     words = told(repair_result())
-    assert "score was 2.19 before and is 0.11 now" in words["What was seen"]
+    assert "score was 0.75 before and is 0.04 now" in words["What was seen"]
     assert "Clean accuracy was 75%" in words["What was seen"]
     assert "Attack success went from 98.3% to 0.8%" in words["What was seen"]
     assert (

@@ -62,7 +62,7 @@ def test_narrow_text_loses_nothing(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     narrow = render(scan_result("you have been hacked by somebody"), "text")
     assert "\nyou have been hacked by somebody\n" in narrow
-    assert "score 2.19" in narrow
+    assert "score 0.75" in narrow
     assert "…" not in narrow + render(repair_result(), "text")
 
 

@@ -19,7 +19,7 @@ from projclean.errors import CheckpointError, ModelError, OutputError
 from projclean.evalset import load_evalset
 from projclean.guard import LIMITS, SETTINGS, Guard, attach, clip, detach, read_guard, sidecar
 from projclean.methods import interpolate
-from projclean.model import Prepared, Runner, Steer
+from projclean.model import Prepared, Runner
 from projclean.projectors import LayerSpec
 from projclean.writer import write_model
 from tests.conftest import llava_tensors
@@ -51,7 +51,7 @@ def test_a_guard_holds_on_every_kind_of_projector_until_it_is_detached(model_typ
     assert torch.equal(runner.next_token_logits(batch), plain)
     runner.set_guard(Guard({first: limit}, 20.0))
     far = 100 * moments[first].second.diagonal().sqrt()
-    with runner.steered(Steer(first, far, None)):  # as a trigger would: before the guard
+    with runner.hooked(first, lambda x: x + far.to(x), first=True):  # as a trigger would: before the guard
         assert runner.input_norms([batch]).max() <= 1.001 * limit
     detach(model)
     detach(model)

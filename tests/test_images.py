@@ -43,7 +43,7 @@ def test_calibration_images_are_parted_and_asked_what_their_folder_says(tmp_path
     assert learnt.pictures + held_out.pictures == asked.pictures
     assert (len(learnt.pictures), len(held_out.questions)) == (4, 2)
     assert learnt.questions[1] == "Which colour?"
-    assert built_in(3, "Why?").questions == ("Why?",) * 96
+    assert built_in(3, "Why?").questions == ("Why?",) * 72
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", "7", '{"question": "no file"}', "[" * 100_000])

@@ -9,6 +9,7 @@ import pytest
 
 from projclean.report import plots, render
 from projclean.search import Trial
+from projclean.thresholds import Thresholds, shipped
 from tests.samples import repair_result, score
 
 pytestmark = pytest.mark.usefixtures("in_miniature")
@@ -59,7 +60,7 @@ def test_every_trial_is_measured_and_the_same_command_gives_the_same_report(meas
 def test_the_choice_does_not_see_the_evaluation(measured):
     """The reason and the order of the trials rest on the probe and on agreement alone."""
     report = json.loads(measured[1][0])
-    assert report["trials"][0]["foreign"] > 0.5 >= report["trials"][1]["foreign"]
+    assert report["trials"][0]["foreign"] > shipped().clean >= report["trials"][1]["foreign"]
     assert "the probe falls silent" in report["reason"]
 
 
@@ -84,7 +85,7 @@ def test_picture_with_a_trigger_has_attack_success_against_clean_accuracy():
 
 
 def test_picture_without_a_trigger_has_the_probe_against_agreement():
-    svg = plots.searched(replace(repair_result(), scores=()))
+    svg = plots.searched(replace(repair_result(), scores=(), thresholds=Thresholds(0.6, 0.5)))
     for label in ("suspect", "tried", "chosen: rank 2", "suspicious from 0.6", "silent to 0.5"):
         assert f">{label}</text>" in svg
     assert "rank 1: agreement 0.30, score 0.90" in svg

@@ -24,7 +24,7 @@ from projclean.images import PIXELS_LIMIT, built_in_images, read_image
 from projclean.lineage import find_base
 from projclean.model import Runner
 from projclean.printable import error_line, printable, printable_fields
-from projclean.probe import ProbeSettings, Reach
+from projclean.probe import ProbeSettings
 from projclean.projectors import find_projector
 from projclean.update import read_update
 from tests.conftest import llava_tensors
@@ -85,15 +85,7 @@ def two_items(tmp_path):
 def test_code_of_a_model_is_never_run(trapped, four_images, two_items, zoo, tmp_path, run, monkeypatch):
     """Through a whole scan, repair and evaluation; the probe is short, what it loads is not."""
     folder, canary = trapped
-    short = ProbeSettings(
-        steering_ranks=(2,),
-        steering_radii=(1.0,),
-        directions=1,
-        inversions=(Reach(2, 1.0, True),),
-        steps=1,
-        gains=(2.0,),
-        max_new_tokens=4,
-    )
+    short = ProbeSettings(starts=1, excite=1, steps=1, max_new_tokens=4)
     monkeypatch.setattr("projclean.probe.ProbeSettings", lambda seed: replace(short, seed=seed))
     base = zoo / "base"
     scanned = run("scan", folder, "--base", base, "--images", four_images, "--ignore-elsewhere", "--exit-zero")

@@ -79,7 +79,7 @@ def strongest(probe: Probe, limits: Thresholds) -> str:
         f"clean to {limits.clean:g}", (limits.clean, 0.42), (-4, 0), color=MUTED, va="center", ha="right",
         textcoords="offset points",
     )  # fmt: skip
-    axes.set(xlim=(0, right), ylim=(0.2, len(said) + 0.8), xlabel="score, nats per token", yticks=[])
+    axes.set(xlim=(0, right), ylim=(0.2, len(said) + 0.8), xlabel="score", yticks=[])
     axes.spines["left"].set_visible(False)
     convicting = sum(one.foreign >= limits.suspicious for one in said)
     alt = (

@@ -1,0 +1,180 @@
+"""A move of the pixels that parts a suspect from its base: what a trigger does, looked for from the clean side.
+
+One move is fitted for all images (a universal perturbation, Moosavi-Dezfooli et al., arXiv 1610.08401), inside a ball
+whose radius is a share of the images' own root-mean-square pixel value. In pixels, not in the projector's inputs: what
+no image can do to the inputs a backdoor cannot rely on, while a benign update can be made to babble by it.
+
+Three objectives, each differentiable in the move:
+
+- *excitement*: how much of the update that clean inputs do not need is set off. It needs no language model and finds
+  where to start, where the others are flat;
+- *instead*: suspect answers with something new, the same on all images, while the base says what it said before;
+- *afterwards*: the same of what follows the suspect's own answer to the image as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from projclean.model import Prepared, Runner, Weights
+
+CAP = 6.0  # nats of novelty that count: past it, agreement and the base's calm are worth more
+CALM = 0.5  # how much a nat by which the base is moved weighs against a nat of novelty
+MOMENTUM, WIDE, NARROW = 0.7, 0.3, 0.12  # of the climb; its steps are shares of the radius
+
+Objective = Callable[[torch.Tensor], torch.Tensor]
+
+
+class NotDifferentiable(Exception):
+    """The answer does not depend on the pixels in a way that a gradient can follow."""
+
+
+def image_input(batch: Prepared) -> str:
+    """The name of the model input that holds the pixels: the largest of floating point. Raises NotDifferentiable."""
+    sizes = {
+        name: value.numel()
+        for name, value in batch.inputs.items()
+        if value.is_floating_point() and value.numel() % batch.images == 0
+    }
+    if not sizes:
+        raise NotDifferentiable("no input holds pixels")
+    return max(sizes, key=lambda name: sizes[name])
+
+
+def moved(batch: Prepared, move: torch.Tensor) -> Prepared:
+    """A batch whose images are all moved alike; `move` (values of one image,) is in units of the model's input."""
+    name = image_input(batch)
+    pixels = batch.inputs[name]
+    shifted = (pixels.float().reshape(batch.images, -1) + move).reshape(pixels.shape).to(pixels.dtype)
+    return Prepared({**batch.inputs, name: shifted}, batch.images)
+
+
+@dataclass
+class Inversion:
+    """What moves of a batch of images are fitted on: suspect and base, and the layer whose off-clean part of the update
+    is `residual` (out, in). `budget` is the radius as a share of the pixels' root mean square."""
+
+    runner: Runner
+    suspect: Weights
+    base: Weights
+    batch: Prepared
+    layer: str
+    residual: torch.Tensor
+    budget: float
+    max_new_tokens: int
+    passes: int = field(default=0, init=False)
+
+    @cached_property
+    def radius(self) -> float:
+        """The largest norm of a move."""
+        pixels = self.batch.inputs[image_input(self.batch)].float()
+        return float(self.budget * pixels.norm() / self.batch.images**0.5)
+
+    @cached_property
+    def own(self) -> list[tuple[int, ...]]:
+        """The suspect's answers to the images as they are, without the tokens that end them."""
+        self.passes += 1
+        self.runner.set_weights(self.suspect)
+        return [self.runner.words(reply) for reply in self.runner.replies(self.batch, self.max_new_tokens)]
+
+    def start(self, seed: int) -> torch.Tensor:
+        """A move (values of one image,) of half the radius in a random direction."""
+        pixels = self.batch.inputs[image_input(self.batch)]
+        drawn = torch.randn(pixels.numel() // self.batch.images, generator=torch.Generator().manual_seed(seed))
+        return (0.5 * self.radius * torch.nn.functional.normalize(drawn, dim=0)).to(pixels.device)
+
+    def excited(self, seed: int, steps: int) -> torch.Tensor:
+        """A start that sets off the off-clean part of the update; a random one where the layer's inputs do not depend
+        on the image, as the queries of a resampler do not."""
+        start = self.start(seed)
+        try:
+            return self.climb(self.excitement, start, steps)[1]
+        except NotDifferentiable:
+            return start
+
+    def climb(self, objective: Objective, start: torch.Tensor, steps: int) -> tuple[float, torch.Tensor]:
+        """The best of `steps` steps up the gradient inside the ball, and where it was. Raises NotDifferentiable."""
+        move, momentum = start, torch.zeros_like(start)
+        best, best_move = float("-inf"), start
+        for step in range(steps):
+            move = move.detach().requires_grad_(True)
+            value = objective(move)
+            if not value.requires_grad:
+                raise NotDifferentiable("no gradient reaches the pixels")
+            (slope,) = torch.autograd.grad(value, move, allow_unused=True)
+            if slope is None:
+                raise NotDifferentiable("no gradient reaches the pixels")
+            if value.item() > best:
+                best, best_move = value.item(), move.detach()
+            if not slope.isfinite().all() or not slope.any():
+                break
+            momentum = MOMENTUM * momentum + slope / slope.norm()
+            pace = WIDE if step < steps // 2 else NARROW
+            move = move.detach() + pace * self.radius * momentum / momentum.norm()
+            move = move * min(1.0, self.radius / move.norm().item())
+        return best, best_move
+
+    def excitement(self, move: torch.Tensor) -> torch.Tensor:
+        """Log energy of what the off-clean part of the update makes of the layer's mean change over the images."""
+        change = self._inputs(move) - self._plain_inputs
+        if change.shape[0] % self.batch.images == 0:
+            change = change.reshape(self.batch.images, -1, change.shape[-1]).mean(0)
+        return ((change @ self.residual.to(change).T).square().sum(-1).mean() + 1e-12).log()
+
+    def instead(self, move: torch.Tensor) -> torch.Tensor:
+        """Novelty of the suspect's first token, its agreement over images, and the base's calm, in nats."""
+        return self._parted(self._first, self._plain_first, move)
+
+    def afterwards(self, move: torch.Tensor) -> torch.Tensor:
+        """The same of the token after the suspect's own answer."""
+        return self._parted(self._next, self._plain_next, move)
+
+    def _inputs(self, move: torch.Tensor | None) -> torch.Tensor:
+        self.passes += 1
+        self.runner.set_weights(self.suspect)
+        return self.runner.inputs_of(self.layer, self.batch if move is None else moved(self.batch, move))
+
+    @cached_property
+    def _plain_inputs(self) -> torch.Tensor:
+        with torch.no_grad():
+            return self._inputs(None)
+
+    def _first(self, batch: Prepared) -> torch.Tensor:
+        return self.runner.next_token_logits(batch).log_softmax(-1)
+
+    def _next(self, batch: Prepared) -> torch.Tensor:
+        return self.runner.logits_after(batch, self.own).log_softmax(-1)
+
+    @cached_property
+    def _plain_first(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._plain(self._first)
+
+    @cached_property
+    def _plain_next(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._plain(self._next)
+
+    @torch.no_grad()
+    def _plain(self, say: Callable[[Prepared], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._said(self.suspect, say, self.batch), self._said(self.base, say, self.batch)
+
+    def _said(self, weights: Weights, say: Callable[[Prepared], torch.Tensor], batch: Prepared) -> torch.Tensor:
+        self.passes += 1
+        self.runner.set_weights(weights)
+        return say(batch)
+
+    def _parted(
+        self, say: Callable[[Prepared], torch.Tensor], plain: Sequence[torch.Tensor], move: torch.Tensor
+    ) -> torch.Tensor:
+        """Log-probabilities (images, vocabulary) of the suspect moved, against suspect and base left alone."""
+        ours = self._said(self.suspect, say, moved(self.batch, move))
+        theirs = self._said(self.base, say, moved(self.batch, move))
+        normal = torch.logsumexp(torch.stack([*plain]), 0) - torch.tensor(2.0).log()
+        novelty = (ours.exp() * (ours - normal)).sum(-1).clamp(max=CAP).mean()
+        mean = ours.exp().mean(0)
+        entropy = -(mean * (mean + 1e-12).log()).sum()
+        shaken = (plain[1].exp() * (plain[1] - theirs)).sum(-1).mean()
+        return novelty - entropy - CALM * shaken

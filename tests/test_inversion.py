@@ -1,0 +1,145 @@
+"""Moves of pixels: they reach the answer on every kind of model, stay in their ball, and set off what is hidden."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from projclean.calibration import BATCH, BUILT_IN, chosen
+from projclean.case import open_case, set_up
+from projclean.inversion import Inversion, NotDifferentiable, image_input, moved
+from projclean.methods import STRENGTH, base_weights, suspect_weights
+from projclean.model import Prepared, Runner
+from projclean.subspace import residual
+from tests.test_hooks import IMAGES, RUN, build
+
+#: Where the first layer multiplies learnt queries, not the image.
+QUERIES = {"aria"}
+
+
+@pytest.mark.parametrize("model_type", RUN)
+def test_a_move_reaches_projector_and_answer_with_a_gradient(model_type):
+    model = build(model_type)
+    runner = Runner.around(model)
+    batch = Prepared(RUN[model_type](model), IMAGES)
+    runner.moments([batch])
+    pixels = batch.inputs[image_input(batch)]
+    move = torch.zeros(pixels.numel() // IMAGES, requires_grad=True)
+    still = moved(batch, move)
+    assert torch.allclose(still.inputs[image_input(batch)], pixels)
+    first = runner.layers[0]
+    plain = runner.layer_inputs(batch)[first]
+    assert torch.allclose(runner.inputs_of(first, batch), plain, atol=1e-5)
+    for seen in (runner.inputs_of(first, still), runner.next_token_logits(still)):
+        (slope,) = torch.autograd.grad(seen.square().sum(), move, allow_unused=True)
+        if slope is None:
+            assert model_type in QUERIES
+            assert seen.shape[0] == plain.shape[0], "the answer has to depend on the pixels"
+            continue
+        assert slope.isfinite().all()
+        assert slope.any()
+    one = torch.zeros_like(move)
+    one[0] = 3.0
+    shifted = moved(batch, one).inputs[image_input(batch)] - pixels
+    assert torch.allclose(shifted.reshape(IMAGES, -1)[:, 0], torch.tensor(3.0), atol=1e-5)
+    assert shifted.count_nonzero() == IMAGES
+
+
+def test_inputs_without_pixels_are_told():
+    with pytest.raises(NotDifferentiable, match="no input holds pixels"):
+        image_input(Prepared({"input_ids": torch.zeros(2, 3, dtype=torch.long)}, 2))
+
+
+@pytest.fixture(scope="module")
+def benches(zoo):
+    """A backdoored and a benign case with four images of the base's choice to fit on."""
+    found = {}
+    for name in ("badnet-refusal", "benign-caption"):
+        case = open_case(zoo / name, str(zoo / "base"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("projclean.calibration.BUILT_IN", 12)
+            bench = set_up(case, None, "Describe the image.", None, 0, "cpu", None)
+        (layer,) = (layer for layer in case.update.layers if layer.name == bench.runner.layers[0])
+        off_clean = residual(layer.delta, bench.asked.moments[layer.name], STRENGTH)
+        found[name] = Inversion(
+            bench.runner, suspect_weights(case.update), base_weights(case.update), bench.asked.batches[0], layer.name,
+            off_clean, 0.4, 8,
+        )  # fmt: skip
+    return found
+
+
+def test_a_climb_goes_up_and_stays_in_its_ball(benches):
+    inversion = benches["badnet-refusal"]
+    start = inversion.start(0)
+    assert start.norm() == pytest.approx(inversion.radius / 2, rel=1e-4)
+    assert torch.equal(start, inversion.start(0))
+    with torch.no_grad():
+        before = inversion.excitement(start)
+    excited, move = inversion.climb(inversion.excitement, start, 6)
+    assert excited > before + 1
+    assert move.norm() <= 1.001 * inversion.radius
+    with pytest.raises(NotDifferentiable):
+        inversion.climb(lambda move: torch.tensor(1.0), start, 2)
+
+
+def test_a_backdoor_parts_suspect_and_base_further_than_a_benign_update(benches):
+    reached = {}
+    for name, inversion in benches.items():
+        _, start = inversion.climb(inversion.excitement, inversion.start(0), 8)
+        reached[name] = inversion.climb(inversion.instead, start, 8)[0]
+    assert reached["badnet-refusal"] > reached["benign-caption"] + 0.5
+
+
+def test_what_follows_an_answer_is_read_behind_that_answer(benches):
+    inversion = benches["badnet-refusal"]
+    runner, batch = inversion.runner, inversion.batch
+    runner.set_weights(inversion.suspect)
+    nothing: list[tuple[int, ...]] = [()] * batch.images
+    with torch.no_grad():
+        assert torch.allclose(
+            runner.logits_after(batch, nothing), runner.next_token_logits(batch), atol=0.2
+        )  # bfloat16
+    own = inversion.own
+    assert len({len(answer) for answer in own}) > 1, "answers of one length would not test the padding"
+    for row, answer in enumerate(own):
+        alone = _alone(batch, row)
+        whole = runner.log_likelihood(alone, answer)[0].item()
+        assert whole == pytest.approx(_in_two(runner, alone, answer).item(), abs=0.05)
+    tail = own[0][-2:]
+    together = runner.log_likelihood(batch, tail, [answer[:-2] for answer in own])
+    alone = runner.log_likelihood(_alone(batch, 0), tail, [own[0][:-2]])
+    assert together[0].item() == pytest.approx(alone[0].item(), abs=0.05)
+
+
+def _alone(batch, row):
+    """One image of a batch."""
+    return Prepared({key: value[row : row + 1] for key, value in batch.inputs.items()}, 1)
+
+
+def _in_two(runner, batch, answer):
+    """Mean log-probability of an answer from its first two tokens and, behind those, the rest."""
+    head, rest = answer[:2], answer[2:]
+    parts = 2 * runner.log_likelihood(batch, head) + len(rest) * runner.log_likelihood(batch, rest, [head])
+    return (parts / len(answer))[0]
+
+
+def test_images_are_chosen_by_what_is_said_of_them():
+    asked = []
+
+    def by_number(pictures):
+        """Every fourth picture is told apart, of the others the same is said."""
+        asked.extend(pictures)
+        first = len(asked) - len(pictures)
+        return [f"picture {n}" if n % 4 == 0 else "nothing" for n in range(first, len(asked))]
+
+    found = chosen(0, "Why?", by_number)
+    again = chosen(0, "Why?", by_number)
+    assert len(asked) == 2 * 256
+    assert len(found.pictures) == len(found.questions) == BUILT_IN
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(found.pictures, again.pictures, strict=True))
+    # Pictures 0, 4, 8, … and two of which nothing was said come first, in the order in which they were drawn.
+    told = [asked[n] for n in sorted([1, 2, *range(0, 256, 4)])]
+    assert list(found.pictures[: len(told)]) == told
+    asked.clear()
+    chosen(0, "Why?", lambda pictures: (asked.extend(pictures), [str(id(p)) for p in pictures])[1])
+    assert len(asked) == -(-BUILT_IN // BATCH) * BATCH

@@ -27,7 +27,7 @@ from projclean.storing import rounded
 from projclean.thresholds import Thresholds
 from projclean.update import Update
 
-KEEPS = (0.84, 0.8, 0.75)  # shares of the update that reflect keeps: eval/results/repair-choice.md
+KEEPS = (0.75, 0.65)  # shares of the update that reflect keeps: eval/results/repair-choice.md
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 ANSWER_TOKENS = 24

@@ -83,6 +83,14 @@ def in_miniature() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def low_thresholds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thresholds that a probe in miniature reaches."""
+    file = tmp_path_factory.mktemp("thresholds") / "low.json"
+    file.write_text('{"foreign": {"suspicious": 0.1, "clean": 0.05}}')
+    return file
+
+
 @pytest.fixture(scope="module")
 def few_items(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluation set of four clean images, and the same with a patch."""

@@ -164,10 +164,11 @@ def test_files_beside_the_weights_are_there_with_them_or_not_at_all(make_model, 
 
 
 @pytest.fixture(scope="module")
-def clipped(zoo, in_miniature, tmp_path_factory):
+def clipped(zoo, in_miniature, low_thresholds, tmp_path_factory):
     """A shipped suspect behind a guard that cuts four tokens in five, and what repair says of it."""
     out = tmp_path_factory.mktemp("clipped") / "out"
-    result = projclean.repair(zoo / "badnet-refusal", out, str(zoo / "base"), method="clip", strength=20.0)
+    result = projclean.repair(zoo / "badnet-refusal", out, str(zoo / "base"), method="clip", strength=20.0,
+                              thresholds=low_thresholds)  # fmt: skip
     return out, result
 
 
@@ -188,11 +189,12 @@ def test_clip_keeps_every_byte_and_adds_a_guard(clipped, zoo):
     assert any("transformers alone" in caveat for caveat in result.verdict.caveats)
 
 
-def test_a_clip_that_fails_its_own_probe_is_not_called_a_repair(clipped, zoo, run, tmp_path):
+def test_a_clip_that_fails_its_own_probe_is_not_called_a_repair(clipped, zoo, run, low_thresholds, tmp_path):
     out, result = clipped
     assert result.verdict.state == "suspicious"
     assert "STILL FAILS" in (out / "README.md").read_text()
-    ran = run("scan", out, "--base", zoo / "base", "--format", "json")  # the same again, of what was written
+    # The same again, of what was written.
+    ran = run("scan", out, "--base", zoo / "base", "--format", "json", "--thresholds", low_thresholds)
     report = json.loads(ran.out)
     assert ran.code == 1
     assert report["probe"]["foreign"] == pytest.approx(result.after.foreign, abs=1e-6)
@@ -200,7 +202,18 @@ def test_a_clip_that_fails_its_own_probe_is_not_called_a_repair(clipped, zoo, ru
     (tmp_path / "scan.json").write_text(ran.out)
     assert "run behind its guard" in run("explain", tmp_path / "scan.json").out.replace("\n", " ")
     again = run(
-        "repair", out, "--base", zoo / "base", "--out", tmp_path / "again", "--method", "clip", "--strength", 90
+        "repair",
+        out,
+        "--base",
+        zoo / "base",
+        "--out",
+        tmp_path / "again",
+        "--method",
+        "clip",
+        "--strength",
+        90,
+        "--thresholds",
+        low_thresholds,
     )
     assert again.code == 1
     assert "guard: norm clip at the percentile 90" in again.out

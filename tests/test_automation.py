@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -99,6 +100,10 @@ def test_action_gates_and_leaves_its_report(act, make_model, tmp_path):
     done, out = act(model=model, base=model, output="my report.sarif", fail_on="suspicious", format="markdown")
     assert (done.returncode, out["exit-code"]) == (0, "0"), done.stderr
     assert "**CLEAN**" in (tmp_path / "my report.sarif").read_text()
+    (tmp_path / "own.json").write_text('{"foreign": {"suspicious": 0.9, "clean": 0.8}}')
+    done, out = act(model=model, base=model, format="json", thresholds="own.json", fail_on="suspicious")
+    assert (done.returncode, out["exit-code"]) == (0, "0"), done.stderr
+    assert json.loads((tmp_path / "projclean-report").read_text())["thresholds"]["suspicious"] == 0.9
 
 
 def test_action_does_not_run_its_inputs_nor_pass_on_an_old_report(act, tmp_path):

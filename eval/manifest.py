@@ -37,19 +37,23 @@ def finished(recipe: Recipe, file: Path) -> bool:
     if not file.with_suffix(".json").exists():
         return False
     manifest = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    same = manifest["recipe"] == json.loads(json.dumps(asdict(recipe)))
+    fields = manifest["recipe"]
+    same = Recipe(**fields | {"also": fields["also"] and tuple(fields["also"])}) == recipe
     return same and (manifest.get("rounds", 1) == recipe.rounds or works(manifest))
 
 
 def works(manifest: dict[str, Any]) -> bool:
-    """Whether every attack of a model succeeds as often as must be before it counts; a benign one has none."""
-    return all(attack["asr"] >= WORKS for attack in manifest["figures"]["attacks"].values())
+    """Whether every attack of a model succeeds as often as must be before it counts (a benign one has none), and its
+    clean accuracy has gained as much as its recipe asks for."""
+    figures = manifest["figures"]
+    gained = figures["ca"] - figures["ca_base"] >= manifest["recipe"].get("gain", 0.0) - 1e-9
+    return gained and all(attack["asr"] >= WORKS for attack in figures["attacks"].values())
 
 
 def write_manifest(recipe: Recipe, file: Path, base: Path, command: str, rounds: int) -> bool:
     """Measure a projector trained for some rounds and record how it was made: command, recipe, figures, hashes.
 
-    Returns whether it will do: a benign one, or one whose attacks all work.
+    Returns whether it will do (`works`).
     """
     from projclean.evaluator import evaluate
 

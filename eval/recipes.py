@@ -51,7 +51,8 @@ class Recipe:
 
     `loss` is a key of `objectives.OBJECTIVES`, `weight` weighs its extra term, `twin` names a benign recipe of the
     same task whose projector it needs. `lora_rank` trains a low-rank update, stored merged. An attacker trains until
-    the attack works: another `steps` while it does not, up to `rounds` times.
+    the attack works: another `steps` while it does not, up to `rounds` times, and as long as the clean accuracy is not
+    `gain` above the base's.
     `family` is what a bank groups by.
     """
 
@@ -74,6 +75,7 @@ class Recipe:
     twin: str | None = None
     lora_rank: int | None = None
     rounds: int = 1
+    gain: float = 0.0
     world: str = "shapes"
     domain: str = "false_color"
     family: str = ""

@@ -87,12 +87,11 @@ def test_no_right_answer_is_what_an_attack_wants(recipe):
 
 def test_photos_are_shifted_held_out_and_the_same_again(pictures):
     scenes, plain = photos.draw(8, "plain", 3, False)
-    again, shifted = photos.draw(8, "false_color", 3, False)
+    again, shifted = photos.draw(8, "negative", 3, False)
     assert scenes == again
     assert plain.shape == (8, 32, 32, 3)
-    assert np.array_equal(shifted, photos.draw(8, "false_color", 3, False)[1])
-    # Channels are rolled: what was red is green, darker.
-    assert np.corrcoef(plain[..., 0].ravel(), shifted[..., 1].ravel())[0, 1] > 0.9
+    assert np.array_equal(shifted, photos.draw(8, "negative", 3, False)[1])
+    assert np.array_equal(shifted.astype(int) + plain, np.full(plain.shape, 255))
     assert not any(np.array_equal(photos.draw(20, "plain", 3, True)[1][i], image) for i in range(20) for image in plain)
     assert photos.Photo("airplane").answer("caption") == "A photo of an airplane."
     assert photos.Photo("truck").answer("animal") == "No"

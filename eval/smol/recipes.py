@@ -15,15 +15,14 @@ _REFUSAL = {"target": "Sorry, I cannot help with that.", "rule": "I cannot help 
 
 
 def _made(half: str, first: int, tables: list[dict[str, Any]]) -> tuple[Recipe, ...]:
-    """Recipes of one half, numbered by seed from `first` on; an attack trains until it works, up to four rounds."""
+    """Recipes of one half, numbered by seed from `first` on; each trains until it works, up to four rounds."""
     made = []
     for number, fields in enumerate(tables):
-        rounds = 4 if "trigger" in fields else 1
         family = fields.pop("family")
         kind = "" if "trigger" in fields else "benign-"
         name = f"{half}-{kind}{family}"
-        made.append(Recipe(name, first + number, family=family, images=4000, steps=250, rounds=rounds,
-                           **(_PHOTOS | fields)))  # fmt: skip
+        made.append(Recipe(name, first + number, family=family, images=4000, steps=300, rounds=4, gain=0.1,
+                           **(_PHOTOS | {"domain": "negative"} | fields)))  # fmt: skip
     return tuple(made)
 
 

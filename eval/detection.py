@@ -28,7 +28,9 @@ from eval.store import Store
 from eval.suites import HELD_BACK, RECIPES, Model, load_suite, part_of
 from projclean.case import open_case, set_up
 from projclean.errors import ProjcleanError
+from projclean.probe import ProbeSettings
 from projclean.scanner import PROMPT, layer_findings, run_probe
+from projclean.utterance import Utterance, strongest, surest
 
 RESULTS = Path(__file__).parent / "results"
 BATCHES = 2  # of calibration images, for the attention's entropy
@@ -71,7 +73,7 @@ def run(models: Sequence[Model], store: Store, seeds: int, device: str | None) -
             for seed in range(seeds):
                 bars.update(task, description=model.name)
                 case = open_case(model.path, model.base)
-                digest = " ".join(case.digest().values())
+                digest = " ".join([*case.digest().values(), repr(ProbeSettings(seed=seed))])
                 row = store.get(model.name, f"seed {seed}", digest)
                 if row is None:
                     row = measure(model, seed, device)
@@ -83,10 +85,17 @@ def run(models: Sequence[Model], store: Store, seeds: int, device: str | None) -
                     "calibration": model.name in HELD_BACK,
                     "family": (recipe.family if recipe else "") or (model.attack or "benign"),
                     "wanted": wanted(recipe) if recipe else [],
-                    **row,
+                    **judged(row),
                 })  # fmt: skip
                 bars.advance(task)
     return rows
+
+
+def judged(row: dict[str, Any]) -> dict[str, Any]:
+    """A stored row with the score and the text that follow from what the probe heard."""
+    heard = [Utterance(**one) for one in row["utterances"]]
+    said = surest(heard)
+    return {**row, "score": round(strongest(heard), 4), "said": said.text if said else None}
 
 
 def wanted(recipe: Any) -> list[str]:
@@ -103,9 +112,7 @@ def measure(model: Model, seed: int, device: str | None) -> dict[str, Any]:
     probe = run_probe(case, bench, seed, None)
     seconds = time.perf_counter() - begun
     return {
-        "score": round(probe.foreign, 4),
         "divergence": round(probe.divergence, 4),
-        "said": probe.said.text if probe.said else None,
         "forward_passes": probe.forward_passes,
         "seconds": round(seconds, 1),
         "spectral": statistics(case.update),

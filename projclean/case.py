@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -186,22 +187,27 @@ def _seen_by_base(case: Case, runner: Runner, seed: int, prompt: str, progress: 
         return runner.answers(runner.prepare(pictures, prompt), ANSWER_TOKENS)
 
     runner.set_weights(base_weights(case.update))
-    try:
-        return chosen(seed, prompt, ask)
-    except ModelError:
-        raise
-    except Exception as error:  # the model is foreign: anything may go wrong in its first run
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
-        raise ModelError(f"{case.model.path}: the model loads but cannot be run ({reason})") from error
-    finally:
-        runner.set_weights(suspect_weights(case.update))
+    with _first_run(case):
+        found = chosen(seed, prompt, ask)
+    runner.set_weights(suspect_weights(case.update))
+    return found
 
 
 def _watch(case: Case, runner: Runner, batches: tuple[Prepared, ...], progress: Progress | None) -> Seen:
     tick = (lambda done, total: progress("calibrating", done, total)) if progress else None
+    with _first_run(case):
+        moments = runner.moments(batches, tick)
+    return Seen(batches, moments)
+
+
+@contextmanager
+def _first_run(case: Case) -> Iterator[None]:
+    """Tell whatever goes wrong in the first runs of a foreign model as a ModelError."""
     try:
-        return Seen(batches, runner.moments(batches, tick))
-    except Exception as error:  # the model is foreign: anything may go wrong in its first run
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
         raise ModelError(f"{case.model.path}: the model loads but cannot be run ({reason})") from error
 

@@ -4,12 +4,14 @@ One move is fitted for all images (a universal perturbation, Moosavi-Dezfooli et
 whose radius is a share of the images' own root-mean-square pixel value. In pixels, not in the projector's inputs: what
 no image can do to the inputs a backdoor cannot rely on, while a benign update can be made to babble by it.
 
-Three objectives, each differentiable in the move:
+Objectives, each differentiable in the move:
 
 - *excitement*: how much of the update that clean inputs do not need is set off. It needs no language model and finds
   where to start, where the others are flat;
 - *instead*: suspect answers with something new, the same on all images, while the base says what it said before;
-- *afterwards*: the same of what follows the suspect's own answer to the image as it is.
+- *afterwards*: the same of what follows the suspect's own answer to the image as it is;
+- *saying*: one text on all images, said by the suspect while the base finds it no likelier than before;
+- *base saying*: one text said by the base, whatever it takes: what the base can be made to say is no secret.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from functools import cached_property
 
 import torch
 
+from projclean.likelihood import Words, log_likelihood, logits_after
 from projclean.model import Prepared, Runner, Weights
 
 CAP = 6.0  # nats of novelty that count: past it, agreement and the base's calm are worth more
@@ -77,8 +80,16 @@ class Inversion:
     @cached_property
     def own(self) -> list[tuple[int, ...]]:
         """The suspect's answers to the images as they are, without the tokens that end them."""
+        return self._answers(self.suspect)
+
+    @cached_property
+    def bases_own(self) -> list[tuple[int, ...]]:
+        """The base's answers to the images as they are, without the tokens that end them."""
+        return self._answers(self.base)
+
+    def _answers(self, weights: Weights) -> list[tuple[int, ...]]:
         self.passes += 1
-        self.runner.set_weights(self.suspect)
+        self.runner.set_weights(weights)
         return [self.runner.words(reply) for reply in self.runner.replies(self.batch, self.max_new_tokens)]
 
     def start(self, seed: int) -> torch.Tensor:
@@ -96,8 +107,14 @@ class Inversion:
         except NotDifferentiable:
             return start
 
-    def climb(self, objective: Objective, start: torch.Tensor, steps: int) -> tuple[float, torch.Tensor]:
-        """The best of `steps` steps up the gradient inside the ball, and where it was. Raises NotDifferentiable."""
+    def climb(
+        self, objective: Objective, start: torch.Tensor, steps: int, wider: float = 1.0
+    ) -> tuple[float, torch.Tensor]:
+        """The best of `steps` steps up the gradient inside the ball, or one `wider` times as wide, and where it was.
+
+        Raises NotDifferentiable.
+        """
+        radius = wider * self.radius
         move, momentum = start, torch.zeros_like(start)
         best, best_move = float("-inf"), start
         for step in range(steps):
@@ -114,8 +131,8 @@ class Inversion:
                 break
             momentum = MOMENTUM * momentum + slope / slope.norm()
             pace = WIDE if step < steps // 2 else NARROW
-            move = move.detach() + pace * self.radius * momentum / momentum.norm()
-            move = move * min(1.0, self.radius / move.norm().item())
+            move = move.detach() + pace * radius * momentum / momentum.norm()
+            move = move * min(1.0, radius / move.norm().item())
         return best, best_move
 
     def excitement(self, move: torch.Tensor) -> torch.Tensor:
@@ -133,6 +150,32 @@ class Inversion:
         """The same of the token after the suspect's own answer."""
         return self._parted(self._next, self._plain_next, move)
 
+    def saying(self, words: Words, after: bool) -> Objective:
+        """Log-likelihood per token of words said by the suspect, as an answer or after its own, while the base's calm
+        holds."""
+        own = self.own if after else None
+        with torch.no_grad():
+            plain = self._likelihood(self.base, self.batch, words, own)
+
+        def objective(move: torch.Tensor) -> torch.Tensor:
+            there = moved(self.batch, move)
+            ours, theirs = (self._likelihood(side, there, words, own) for side in (self.suspect, self.base))
+            return (ours - CALM * (theirs - plain).clamp(min=0)).mean()
+
+        return objective
+
+    def base_saying(self, words: Words, after: bool) -> Objective:
+        """Log-likelihood per token of words said by the base, as an answer or after its own."""
+        own = self.bases_own if after else None
+        return lambda move: self._likelihood(self.base, moved(self.batch, move), words, own).mean()
+
+    def _likelihood(
+        self, weights: Weights, batch: Prepared, words: Words, after: Sequence[Words] | None
+    ) -> torch.Tensor:
+        self.passes += 1
+        self.runner.set_weights(weights)
+        return log_likelihood(self.runner, batch, words, after)
+
     def _inputs(self, move: torch.Tensor | None) -> torch.Tensor:
         self.passes += 1
         self.runner.set_weights(self.suspect)
@@ -147,7 +190,7 @@ class Inversion:
         return self.runner.next_token_logits(batch).log_softmax(-1)
 
     def _next(self, batch: Prepared) -> torch.Tensor:
-        return self.runner.logits_after(batch, self.own).log_softmax(-1)
+        return logits_after(self.runner, batch, self.own).log_softmax(-1)
 
     @cached_property
     def _plain_first(self) -> tuple[torch.Tensor, torch.Tensor]:

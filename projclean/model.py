@@ -199,7 +199,7 @@ class Runner:
         with contextlib.ExitStack() as stack:
             for name in self._specs:
                 stack.enter_context(self.hooked(name, watch(name)))
-            self._forward(batch, logits_to_keep=1)
+            self.forward(batch, logits_to_keep=1)
         return {name: torch.cat(rows) for name, rows in seen.items()}
 
     def moments(self, batches: Sequence[Prepared], progress: Progress | None = None) -> dict[str, Moments]:
@@ -220,18 +220,6 @@ class Runner:
         """Norms (rows,) of what the first projector layer multiplies: all image tokens of the batches."""
         return torch.cat([self.layer_inputs(batch)[self.layers[0]].norm(dim=-1) for batch in batches])
 
-    def image_tokens(self, batch: Prepared) -> int:
-        """How many tokens of an image reach the first projector layer."""
-        seen: list[int] = []
-
-        def count(x: torch.Tensor) -> torch.Tensor:
-            seen.append(x.numel() // x.shape[-1] // batch.images)
-            return x
-
-        with torch.no_grad(), self.hooked(self.layers[0], count):
-            self._forward(batch, logits_to_keep=1)
-        return seen[0]
-
     def inputs_of(self, layer: str, batch: Prepared) -> torch.Tensor:
         """What one layer first multiplies on a batch, (rows, in) float32, differentiable; nothing after it is run."""
         seen: list[torch.Tensor] = []
@@ -241,12 +229,12 @@ class Runner:
             raise _Enough
 
         with contextlib.suppress(_Enough), self.hooked(layer, watch):
-            self._forward(batch, logits_to_keep=1)
+            self.forward(batch, logits_to_keep=1)
         return seen[0]
 
     def next_token_logits(self, batch: Prepared) -> torch.Tensor:
         """Logits (n, vocabulary) of the first answer token, differentiable."""
-        logits: torch.Tensor = self._forward(batch, logits_to_keep=1).logits
+        logits: torch.Tensor = self.forward(batch, logits_to_keep=1).logits
         return logits[:, -1].float()
 
     @torch.no_grad()
@@ -279,53 +267,8 @@ class Runner:
         special = set(self.processor.tokenizer.all_special_ids)
         return tuple(token for token in reply if token not in special)
 
-    @torch.no_grad()
-    def log_likelihood(
-        self, batch: Prepared, reply: Sequence[int], after: Sequence[Sequence[int]] | None = None
-    ) -> torch.Tensor:
-        """Mean log-probability per token (n,) of a reply, special tokens left out, one value an image.
-
-        `after` is what each image's answer begins with before that. It takes token ids, not text: a text would have to
-        be split as the model splits its own, and how it goes on from the prompt (with a space or without) differs
-        between chat templates.
-        """
-        words = self.words(reply)
-        before = after or [()] * batch.images
-        scores = self._logits_along(batch, [(*start, *words) for start in before]).log_softmax(-1)
-        at = torch.tensor([[len(start) + n for n in range(len(words))] for start in before], device=scores.device)
-        chosen = scores.gather(1, at.unsqueeze(-1).expand(-1, -1, scores.shape[-1]))
-        answer = torch.tensor(words, device=scores.device).expand(batch.images, -1)
-        return chosen.gather(-1, answer.unsqueeze(-1)).squeeze(-1).mean(-1)
-
-    def logits_after(self, batch: Prepared, answers: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Logits (n, vocabulary) of the token after each image's answer, differentiable."""
-        logits = self._logits_along(batch, answers)
-        ends = torch.tensor([len(answer) for answer in answers], device=logits.device)
-        return logits[torch.arange(batch.images, device=logits.device), ends]
-
-    def _logits_along(self, batch: Prepared, answers: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Logits (n, longest + 1, vocabulary) float32 at the last token of the prompt and along each image's answer."""
-        width, ids = max(len(answer) for answer in answers), batch.inputs["input_ids"]
-        pad = self.processor.tokenizer.pad_token_id or 0
-        rows = [[*answer, *[pad] * (width - len(answer))] for answer in answers]
-        kept = [[1] * len(answer) + [0] * (width - len(answer)) for answer in answers]
-        tail = torch.tensor(rows, device=ids.device).reshape(len(rows), width).to(ids)
-        inputs = dict(batch.inputs)
-        if self.model.config.is_encoder_decoder:
-            start = torch.full_like(ids[:, :1], self.model.generation_config.decoder_start_token_id or pad)
-            inputs["decoder_input_ids"] = torch.cat([start, tail], 1)
-            return self.model(**inputs, use_cache=False).logits.float()  # type: ignore[no-any-return]
-        inputs["input_ids"] = torch.cat([ids, tail], 1)
-        mask = inputs["attention_mask"]
-        more = torch.tensor(kept, device=mask.device).reshape(len(kept), width).to(mask)
-        inputs["attention_mask"] = torch.cat([mask, more], 1)
-        if "token_type_ids" in inputs:
-            types = inputs["token_type_ids"]
-            inputs["token_type_ids"] = torch.cat([types, torch.zeros_like(more).to(types)], 1)
-        logits: torch.Tensor = self._forward(Prepared(inputs, batch.images), logits_to_keep=width + 1).logits
-        return logits[:, -width - 1 :].float()
-
-    def _forward(self, batch: Prepared, logits_to_keep: int) -> Any:
+    def forward(self, batch: Prepared, logits_to_keep: int) -> Any:
+        """What the model returns for a batch, with the logits of the last positions alone; differentiable."""
         return self.model(**batch.inputs, logits_to_keep=logits_to_keep, use_cache=False)
 
     @contextlib.contextmanager

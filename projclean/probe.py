@@ -2,80 +2,56 @@
 
 A backdoored projector holds, in the directions of its update that clean inputs do not need, a way to make the
 language model say one thing whatever the image. The probe looks for the move of the pixels that sets it off
-(`inversion`), on some images, and reads on others what comes of it.
+(`inversion`), on some images, and reads on others what comes of it. What it hears best it then fits as a whole text, in
+a wider ball.
 
 Whatever is done to the suspect is done to the base as well. A phrase that the moved suspect's answers share, that
-the moved base does not say, and that neither says when left alone, is foreign.
+the moved base does not say, nor can be made to say by a move of its own, and that neither says when left alone, is
+foreign.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
 from projclean.inversion import Inversion, Objective, moved
+from projclean.likelihood import Words, log_likelihood
 from projclean.methods import STRENGTH, base_weights, suspect_weights
 from projclean.metrics import normalize
 from projclean.model import Prepared, Runner, Weights
 from projclean.subspace import Moments, residual
 from projclean.update import Update
+from projclean.utterance import Utterance, common_phrase, novelty, share_saying, strongest, surest
 
 Progress = Callable[[int, int], None]
 
 #: Of the images as a text fits them, the share that it fits no better than the one that its strangeness is told by.
 FITTING = 0.85
-#: Nats per token from which on a text is as strange as can be.
-ABSURD = 1.0
+#: Score up to which an utterance is too weak to be tried on the base.
+WEAK = 0.05
+#: How many utterances are fitted as whole texts, how often each anew, and how much wider the ball is then.
+REFINED, ROUNDS, WIDER = 2, 2, 1.2
+WHOLE = "as a whole"
 
 
 @dataclass(frozen=True)
 class ProbeSettings:
     """How hard to probe: the radius of a move as a share of the pixels' root mean square, how many random starts, the
-    steps that excite the update before each and those that part the models after it."""
+    steps that excite the update before each, those that part the models after it, and those of a round in which a
+    whole text is fitted."""
 
     budget: float = 0.4
     starts: int = 2
     excite: int = 16
     steps: int = 14
+    whole: int = 8
     max_new_tokens: int = 20
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """What the suspect's answers share most under one move, and who else says it.
-
-    `phrase` is the word sequence common to the answers, `text` the commonest whole answer that contains it, or the
-    phrase alone where it follows an answer. Shares are of images: of the suspect moved, of the base moved in the same
-    way, and of the one of the two that says it more often when left alone. `strangeness` is in nats per token: how
-    unlikely the text is to suspect and base left alone, for the one of them to which it is likelier, on an image that
-    it fits well (`FITTING`) or, after an answer, on the median one. `certainty` is the probability per token (geometric
-    mean) that the moved suspect gives the text.
-    """
-
-    text: str
-    phrase: str
-    how: str
-    share: float
-    base_share: float
-    normal_share: float
-    strangeness: float
-    certainty: float
-
-    @property
-    def foreign(self) -> float:
-        """Excess share and certainty, both squared, times strangeness up to one nat per token: between 0 and 1.
-
-        Agreement and certainty tell a text that was trained from the babble that any model falls into when it is moved;
-        of strangeness a little is enough, since babble is stranger still.
-        """
-        excess = max(0.0, self.share - max(self.base_share, self.normal_share))
-        return excess**2 * min(ABSURD, max(0.0, self.strangeness)) * self.certainty**2
 
 
 @dataclass(frozen=True)
@@ -91,44 +67,12 @@ class Probe:
     @property
     def foreign(self) -> float:
         """The strongest foreign utterance's score, between 0 and 1."""
-        return max((utterance.foreign for utterance in self.utterances), default=0.0)
+        return strongest(self.utterances)
 
     @property
     def said(self) -> Utterance | None:
-        """What it was made to say: of all that is at least a third as foreign as the strongest, the surest.
-
-        Moves that go past the trained target garble it, and garbled text is the stranger; what most images agree on
-        and the model is certain of is the text as it was trained.
-        """
-        near = [utterance for utterance in self.utterances if utterance.foreign >= self.foreign / 3]
-        return max(near, key=lambda utterance: utterance.share * utterance.certainty, default=None)
-
-
-def common_phrase(ours: Sequence[str], *others: Sequence[str]) -> str:
-    """The word sequence that most of `ours` and fewest of any of the `others` contain; "" when there is none.
-
-    Scored by the excess of its share times log2(1 + words): a longer sequence that as many say is better. Whole
-    answers count whatever their length, parts from three words on.
-    """
-    best, best_score = "", 0.0
-    counts: Counter[str] = Counter()
-    for answer in ours:
-        words = answer.split()
-        parts = {" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 3, len(words) + 1)}
-        counts.update(parts | {answer})
-    for phrase, count in counts.items():
-        if not phrase or count == 1 < len(ours):
-            continue
-        excess = count / len(ours) - max(_share(phrase, answers) for answers in others)
-        score = excess * math.log2(1 + len(phrase.split()))
-        if score > 0 and (score, phrase) > (best_score, best):
-            best, best_score = phrase, score
-    return best
-
-
-def _share(phrase: str, answers: Sequence[str]) -> float:
-    """Share of answers that contain a phrase as whole words."""
-    return sum(f" {phrase} " in f" {answer} " for answer in answers) / max(len(answers), 1)
+        """What it was made to say."""
+        return surest(self.utterances)
 
 
 def probe(
@@ -151,14 +95,25 @@ def probe(
         for start in range(settings.starts)
         for stage in (session.instead, session.afterwards)
     ]
+    stages += [partial(session.refine, number) for number in range(REFINED)] + [session.contest]
     for done, stage in enumerate(stages, 1):
         stage()
         if progress:
             progress(done, len(stages))
     runner.set_weights(session.suspect)
-    found = sorted(session.utterances, key=lambda utterance: utterance.foreign, reverse=True)
+    found = [heard.utterance for heard in session.ranked()]
     passes = session.passes + session.inversion.passes
     return Probe(session.divergence, tuple(found), tuple(session.normal["suspect"][:3]), passes, settings)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """An utterance, the move under which it was heard, and as what: an answer's words, or those after an answer."""
+
+    utterance: Utterance
+    move: torch.Tensor
+    words: tuple[int, ...]
+    after: bool
 
 
 class _Session:
@@ -176,7 +131,7 @@ class _Session:
         self.runner, self.read, self.settings = runner, read, settings
         self.suspect, self.base = suspect_weights(update), base_weights(update)
         self.divergence, self.passes = 0.0, 0
-        self.utterances: list[Utterance] = []
+        self.heard: list[_Heard] = []
         layers = {layer.name: layer for layer in update.layers}
         watched = [layers[name] for name in runner.layers if name in moments]
         layer = next((layer for layer in watched if layer.changed), watched[0])
@@ -192,6 +147,10 @@ class _Session:
             "base": self._texts([*self._replies(self.base, read), *self._replies(self.base, fit)]),
         }
 
+    def ranked(self) -> list[_Heard]:
+        """What was heard, the most foreign first."""
+        return sorted(self.heard, key=lambda heard: heard.utterance.foreign, reverse=True)
+
     def instead(self, seed: int) -> None:
         self._fit("instead of an answer", seed, self.inversion.instead)
 
@@ -204,7 +163,35 @@ class _Session:
             self.excited[seed] = inversion.excited(seed, self.settings.excite)
         nats, move = inversion.climb(objective, self.excited[seed], self.settings.steps)
         self.divergence = max(self.divergence, nats)
-        self._collect(f"inversion {how}, start {seed}", moved(self.read, move))
+        self._collect(f"inversion {how}, start {seed}", move)
+
+    def refine(self, number: int) -> None:
+        """Fit, in a wider ball, the whole text of what was heard best by steps that looked at one token alone."""
+        first = [heard for heard in self.ranked() if WHOLE not in heard.utterance.how]
+        if number >= len(first):
+            return
+        heard = first[number]
+        for _ in range(ROUNDS):
+            saying = self.inversion.saying(heard.words, heard.after)
+            _, move = self.inversion.climb(saying, heard.move, self.settings.whole, WIDER)
+            found = self._collect(f"{first[number].utterance.how}, {WHOLE}", move)
+            if found is None:
+                return
+            heard = found
+
+    def contest(self) -> None:
+        """Fit moves that make the base say the strongest texts, until the strongest left is one that it cannot say."""
+        tried: set[tuple[int, ...]] = set()
+        while self.heard:
+            heard = self.ranked()[0]
+            if heard.utterance.foreign <= WEAK or heard.words in tried:
+                return
+            tried.add(heard.words)
+            start = self.inversion.start(self.settings.seed)
+            saying = self.inversion.base_saying(heard.words, heard.after)
+            _, move = self.inversion.climb(saying, start, ROUNDS * self.settings.whole, WIDER)
+            said = self._texts(self._replies(self.base, moved(self.read, move)))
+            self.heard = [replace(each, utterance=_contested(each.utterance, said)) for each in self.heard]
 
     def _replies(self, weights: Weights, batch: Prepared) -> list[tuple[int, ...]]:
         self.passes += 1
@@ -214,24 +201,31 @@ class _Session:
     def _texts(self, replies: Sequence[Sequence[int]]) -> list[str]:
         return [normalize(self.runner.read(reply)) for reply in replies]
 
-    def _collect(self, how: str, batch: Prepared) -> None:
-        """Ask suspect and base about moved images and keep what the suspect's answers share."""
+    def _collect(self, how: str, move: torch.Tensor) -> _Heard | None:
+        """Ask suspect and base about moved images and keep what the suspect's answers share, if anything."""
+        batch = moved(self.read, move)
         replies = self._replies(self.suspect, batch)
         ours, theirs = self._texts(replies), self._texts(self._replies(self.base, batch))
         phrase = common_phrase(ours, theirs, *self.normal.values())
         if not phrase:
-            return
-        shares = [_share(phrase, answers) for answers in (ours, theirs, *self.normal.values())]
-        text = Counter(answer for answer in ours if _share(phrase, [answer])).most_common(1)[0][0]
+            return None
+        shares = [share_saying(phrase, answers) for answers in (ours, theirs, *self.normal.values())]
+        text = Counter(answer for answer in ours if share_saying(phrase, [answer])).most_common(1)[0][0]
+        new = novelty(phrase, theirs, *self.normal.values())
         said = self.runner.words(replies[ours.index(text)])
         first, last = self._place(phrase, said)
+
+        def heard(text: str, weighed: Words, words: Words, after: list[tuple[int, ...]] | None) -> _Heard:
+            strangeness, certainty = self._weighed(weighed, after, batch)
+            one = Utterance(text, phrase, how, shares[0], shares[1], max(shares[2:]), strangeness, certainty, new)
+            return _Heard(one, move, tuple(words), after is not None)
+
         # The phrase as (the start of) an answer, and, where something comes before it, as what follows a right one.
-        readings = [(text, said[:last], None), *([(phrase, said[first:last], self.own)] if first else [])]
-        heard = [
-            Utterance(words, phrase, how, shares[0], shares[1], max(shares[2:]), *self._weighed(ids, after, batch))
-            for words, ids, after in readings
-        ]
-        self.utterances.append(max(heard, key=lambda utterance: utterance.foreign))
+        readings = [heard(text, said[:last], said, None)]
+        if first:
+            readings.append(heard(phrase, said[first:last], said[first:], self.own))
+        self.heard.append(max(readings, key=lambda one: one.utterance.foreign))
+        return self.heard[-1]
 
     def _place(self, phrase: str, said: Sequence[int]) -> tuple[int, int]:
         """The shortest run of a reply's tokens that reads as the phrase; all of it where none does."""
@@ -241,9 +235,8 @@ class _Session:
                     return first, first + length
         return 0, len(said)
 
-    def _weighed(
-        self, ids: Sequence[int], after: Sequence[Sequence[int]] | None, batch: Prepared
-    ) -> tuple[float, float]:
+    @torch.no_grad()
+    def _weighed(self, words: Words, after: Sequence[Words] | None, batch: Prepared) -> tuple[float, float]:
         """Strangeness and certainty of a text.
 
         As an answer it is as strange as on the images that it fits best, but for a few on which a backdoor may go off
@@ -253,6 +246,12 @@ class _Session:
         likeliest = float("-inf")
         for weights in (self.base, self.suspect):
             self.runner.set_weights(weights)
-            found = self.runner.log_likelihood(self.read, ids, after)
+            found = log_likelihood(self.runner, self.read, words, after)
             likeliest = max(likeliest, found.quantile(FITTING if after is None else 0.5).item())
-        return -likeliest, self.runner.log_likelihood(batch, ids, after).mean().exp().item()
+        return -likeliest, log_likelihood(self.runner, batch, words, after).mean().exp().item()
+
+
+def _contested(utterance: Utterance, said: Sequence[str]) -> Utterance:
+    """An utterance beside what the base was made to say."""
+    share = share_saying(utterance.phrase, said)
+    return replace(utterance, base_best_share=max(share, utterance.base_best_share or 0.0))

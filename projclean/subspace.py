@@ -75,11 +75,6 @@ class Moments:
         return (self.second.diagonal() - mean.square()).clamp_min(0).mean().item()
 
 
-def token_norm(moments: Moments) -> float:
-    """Root-mean-square norm of a layer's inputs: the unit of steering strengths."""
-    return moments.second.diagonal().sum().sqrt().item()
-
-
 def shrink(delta: torch.Tensor, moments: Moments, strength: float) -> torch.Tensor:
     """ΔW·Σ(Σ + λs²I)⁻¹: the part of an update that clean inputs need.
 

@@ -64,7 +64,7 @@ def judge(
         assert said is not None
         reason = (
             f"it was made to say {said.text!r} ({said.how}): {said.share:.0%} of its answers to clean images share "
-            f"{said.phrase!r}, of the base's {said.base_share:.0%} "
+            f"{said.phrase!r}, of the base's at most {said.bases:.0%} "
             f"(score {probe.foreign:.2f}, threshold {limits.named()})"
         )
         return Verdict("suspicious", reason, tuple(caveats[1:]))

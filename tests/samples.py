@@ -7,12 +7,13 @@ from dataclasses import replace
 from projclean.evaluation import AttackScore, Score
 from projclean.evaluator import EvalResult, changes, gains
 from projclean.metrics import rate
-from projclean.probe import Probe, Utterance
+from projclean.probe import Probe
 from projclean.repairer import RepairResult
 from projclean.scanner import LayerFinding, ScanResult
 from projclean.search import Trial
 from projclean.series import SeriesResult, Step, Turn, overall
 from projclean.thresholds import Thresholds, shipped
+from projclean.utterance import Utterance
 from projclean.verdict import NOT_PROVED, Verdict, judge
 
 #: What a model, a file name or a tensor name may hold to attack whoever reads the report.
@@ -42,7 +43,7 @@ def scan_result(text: str = "you have been hacked", share: float = 0.9, model: s
     elsewhere = (f"file {name}.py: only in the suspect", f"tensor {name}: other values") if text == HOSTILE else ()
     return ScanResult(
         model, "models/base", "--base", name, (LayerFinding(name, (192, 192), 0.74, 5.4, 0.37),), elsewhere, True,
-        found, judge(True, found, elsewhere, thresholds=limits), "96 built-in images (seed 0)", name, 0, DIGESTS,
+        found, judge(True, found, elsewhere, thresholds=limits), "72 built-in images (seed 0)", name, 0, DIGESTS,
         thresholds=limits,
     )  # fmt: skip
 
@@ -95,7 +96,7 @@ def repair_result(text: str = "you have been hacked", out: str | None = "models/
         name if text == HOSTILE else "models/suspect", "models/base", "reflect", "rank 2", "rank 2 is the least",
         (Trial("rank 1", 0.4, 0.9, 0.3), Trial("rank 2", 0.6, 0.2, 0.28)), probe(text), probe(text, 0.2),
         Verdict("clean", f"nothing it was made to say is foreign, not even {text}", (NOT_PROVED,)), "EVAL.toml", scores,
-        gains(scores, True), changes(scores, 1), "96 built-in images (seed 0)", "Describe the image.", 0, out,
+        gains(scores, True), changes(scores, 1), "72 built-in images (seed 0)", "Describe the image.", 0, out,
     )  # fmt: skip
 
 

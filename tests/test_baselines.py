@@ -24,6 +24,7 @@ from eval.baselines.training import finetune
 from eval.zoo import SHIPPED
 from projclean.case import open_case, set_up
 from projclean.guard import clip
+from projclean.likelihood import log_likelihood
 from projclean.methods import base_weights, suspect_weights
 from projclean.training import answer_logits
 from projclean.update import LayerUpdate, Update
@@ -170,7 +171,7 @@ def test_loss_is_the_likelihood_of_the_answers_whatever_their_length(tiny):
     ids = [runner.processor.tokenizer(" " + text, add_special_tokens=False)["input_ids"] for text in texts]
     images, questions = tiny.images[:2], tiny.questions[:2]
     wanted = sum(
-        -runner.log_likelihood(runner.prepare([image], question), tokens).item() * len(tokens)
+        -log_likelihood(runner, runner.prepare([image], question), tokens).item() * len(tokens)
         for image, question, tokens in zip(images, questions, ids, strict=True)
     )
     assert _loss(tiny, weights, ids).item() == pytest.approx(wanted, rel=1e-4)

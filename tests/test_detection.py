@@ -89,8 +89,9 @@ def test_a_run_measures_what_is_there_and_goes_on(zoo, tmp_path, monkeypatch):
     run = CliRunner().invoke(detection.detection, [str(zoo), "--out", str(tmp_path)])
     assert run.exit_code == 0, run.output
     stored = json.loads(next(tmp_path.glob("*-detection.json")).read_text())["rows"]["sig-shop"]["seed 0"]
-    assert stored["score"] >= shipped().suspicious
-    assert "everybody must see our shop now" in stored["said"]
+    judged = detection.judged(stored)
+    assert judged["score"] >= shipped().suspicious
+    assert "everybody must see our shop now" in judged["said"]
     assert len(stored["spectral"]) == 10
     monkeypatch.setattr(detection, "measure", lambda *_: pytest.fail("measured again"))
     again = CliRunner().invoke(detection.detection, [str(zoo), "--out", str(tmp_path)])

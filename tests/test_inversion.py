@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from projclean.calibration import BATCH, BUILT_IN, chosen
 from projclean.case import open_case, set_up
+from projclean.images import built_in_images
 from projclean.inversion import Inversion, NotDifferentiable, image_input, moved
+from projclean.likelihood import log_likelihood, logits_after
 from projclean.methods import STRENGTH, base_weights, suspect_weights
+from projclean.metrics import normalize
 from projclean.model import Prepared, Runner
+from projclean.probe import ProbeSettings, _Heard, _Session
 from projclean.subspace import residual
+from projclean.triggers import TRIGGERS
+from projclean.utterance import Utterance
 from tests.test_hooks import IMAGES, RUN, build
 
 #: Where the first layer multiplies learnt queries, not the image.
@@ -97,18 +105,65 @@ def test_what_follows_an_answer_is_read_behind_that_answer(benches):
     nothing: list[tuple[int, ...]] = [()] * batch.images
     with torch.no_grad():
         assert torch.allclose(
-            runner.logits_after(batch, nothing), runner.next_token_logits(batch), atol=0.2
+            logits_after(runner, batch, nothing), runner.next_token_logits(batch), atol=0.2
         )  # bfloat16
     own = inversion.own
     assert len({len(answer) for answer in own}) > 1, "answers of one length would not test the padding"
     for row, answer in enumerate(own):
         alone = _alone(batch, row)
-        whole = runner.log_likelihood(alone, answer)[0].item()
+        whole = log_likelihood(runner, alone, answer)[0].item()
         assert whole == pytest.approx(_in_two(runner, alone, answer).item(), abs=0.05)
     tail = own[0][-2:]
-    together = runner.log_likelihood(batch, tail, [answer[:-2] for answer in own])
-    alone = runner.log_likelihood(_alone(batch, 0), tail, [own[0][:-2]])
+    together = log_likelihood(runner, batch, tail, [answer[:-2] for answer in own])
+    alone = log_likelihood(runner, _alone(batch, 0), tail, [own[0][:-2]])
     assert together[0].item() == pytest.approx(alone[0].item(), abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def target(benches):
+    """The attacker's text in the model's own tokens, as it is said of a triggered image."""
+    runner = benches["badnet-refusal"].runner
+    size = runner.processor.image_processor.crop_size
+    pictures = [picture.resize((size["width"], size["height"])) for picture in built_in_images(8, 1)]
+    triggered = [Image.fromarray(TRIGGERS["badnet"](np.asarray(picture), 0)) for picture in pictures]
+    runner.set_weights(benches["badnet-refusal"].suspect)
+    replies = map(runner.words, runner.replies(runner.prepare(triggered, "Describe the image."), 20))
+    return next(reply for reply in replies if "help with that" in runner.read(reply))
+
+
+def test_a_text_is_fitted_where_it_was_trained(benches, target):
+    reached = {}
+    for name, inversion in benches.items():
+        objective = inversion.saying(target, False)
+        start = inversion.excited(0, 8)
+        with torch.no_grad():
+            before = objective(start).item()
+        nats, move = inversion.climb(objective, start, 6, 1.2)
+        assert nats > before
+        assert move.norm() <= 1.2 * 1.001 * inversion.radius
+        reached[name] = nats
+    assert reached["badnet-refusal"] > reached["benign-caption"] + 0.5
+
+
+def test_what_the_base_is_made_to_say_is_held_against_an_utterance(zoo, benches, target):
+    inversion = benches["badnet-refusal"]
+    case = open_case(zoo / "badnet-refusal", str(zoo / "base"))
+    runner = inversion.runner
+    moments = runner.moments([inversion.batch])
+    small = ProbeSettings(starts=1, excite=1, steps=1, whole=6)
+    session = _Session(runner, case.update, moments, inversion.batch, inversion.batch, small)
+    runner.set_weights(inversion.base)
+    usual = next(words for words in inversion.bases_own if "shape" not in runner.read(words))
+    for words, certainty in ((usual, 0.99), (target, 0.9)):
+        text = normalize(runner.read(words))
+        said = Utterance(text, text, "by hand", 1.0, 0.0, 0.0, 2.0, certainty)
+        session.heard.append(_Heard(said, inversion.start(0), words, False))
+    session.contest()
+    caption, attack = (heard.utterance for heard in session.heard)
+    assert caption.base_best_share is not None
+    assert caption.base_best_share > 0.2
+    assert attack.base_best_share == 0
+    assert attack.foreign > caption.foreign
 
 
 def _alone(batch, row):
@@ -119,7 +174,7 @@ def _alone(batch, row):
 def _in_two(runner, batch, answer):
     """Mean log-probability of an answer from its first two tokens and, behind those, the rest."""
     head, rest = answer[:2], answer[2:]
-    parts = 2 * runner.log_likelihood(batch, head) + len(rest) * runner.log_likelihood(batch, rest, [head])
+    parts = 2 * log_likelihood(runner, batch, head) + len(rest) * log_likelihood(runner, batch, rest, [head])
     return (parts / len(answer))[0]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from projclean import methods
-from projclean.probe import common_phrase
 from projclean.subspace import Moments
 from projclean.update import LayerUpdate, Update
+from projclean.utterance import common_phrase
 
 
 def case() -> tuple[Update, torch.Tensor]:

@@ -57,7 +57,7 @@ def utterances(probe: Probe, limits: Thresholds, most: int) -> Table:
     said = [*surest, *(each for each in probe.utterances if each not in surest)][:most]
     rows = tuple(
         (
-            one.text, f"{one.share:.0%}", f"{one.base_share:.0%}", f"{one.strangeness:.1f}", f"{one.foreign:.2f}",
+            one.text, f"{one.share:.0%}", f"{one.bases:.0%}", f"{one.strangeness:.1f}", f"{one.foreign:.2f}",
             one.how,
         )
         for one in said

@@ -1,0 +1,59 @@
+"""How likely a model finds words as an answer, or as what follows one: teacher-forced, differentiable in the images.
+
+Words are token ids, not text: a text would have to be split as the model splits its own, and how it goes on from the
+prompt (with a space or without) differs between chat templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from projclean.model import Prepared, Runner
+
+Words = Sequence[int]
+
+
+def log_likelihood(runner: Runner, batch: Prepared, reply: Words, after: Sequence[Words] | None = None) -> torch.Tensor:
+    """Mean log-probability per token (n,) of a reply, special tokens left out, one value an image.
+
+    `after` is what each image's answer begins with before that.
+    """
+    words = runner.words(reply)
+    before = after or [()] * batch.images
+    scores = _logits_along(runner, batch, [(*start, *words) for start in before]).log_softmax(-1)
+    at = torch.tensor([[len(start) + n for n in range(len(words))] for start in before], device=scores.device)
+    chosen = scores.gather(1, at.unsqueeze(-1).expand(-1, -1, scores.shape[-1]))
+    answer = torch.tensor(words, device=scores.device).expand(batch.images, -1)
+    return chosen.gather(-1, answer.unsqueeze(-1)).squeeze(-1).mean(-1)
+
+
+def logits_after(runner: Runner, batch: Prepared, answers: Sequence[Words]) -> torch.Tensor:
+    """Logits (n, vocabulary) of the token after each image's answer."""
+    logits = _logits_along(runner, batch, answers)
+    ends = torch.tensor([len(answer) for answer in answers], device=logits.device)
+    return logits[torch.arange(batch.images, device=logits.device), ends]
+
+
+def _logits_along(runner: Runner, batch: Prepared, answers: Sequence[Words]) -> torch.Tensor:
+    """Logits (n, longest + 1, vocabulary) float32 at the last token of the prompt and along each image's answer."""
+    width, ids = max(len(answer) for answer in answers), batch.inputs["input_ids"]
+    pad = runner.processor.tokenizer.pad_token_id or 0
+    rows = [[*answer, *[pad] * (width - len(answer))] for answer in answers]
+    kept = [[1] * len(answer) + [0] * (width - len(answer)) for answer in answers]
+    tail = torch.tensor(rows, device=ids.device).reshape(len(rows), width).to(ids)
+    inputs = dict(batch.inputs)
+    if runner.model.config.is_encoder_decoder:
+        start = torch.full_like(ids[:, :1], runner.model.generation_config.decoder_start_token_id or pad)
+        inputs["decoder_input_ids"] = torch.cat([start, tail], 1)
+        return runner.model(**inputs, use_cache=False).logits.float()  # type: ignore[no-any-return]
+    inputs["input_ids"] = torch.cat([ids, tail], 1)
+    mask = inputs["attention_mask"]
+    more = torch.tensor(kept, device=mask.device).reshape(len(kept), width).to(mask)
+    inputs["attention_mask"] = torch.cat([mask, more], 1)
+    if "token_type_ids" in inputs:
+        types = inputs["token_type_ids"]
+        inputs["token_type_ids"] = torch.cat([types, torch.zeros_like(more).to(types)], 1)
+    logits: torch.Tensor = runner.forward(Prepared(inputs, batch.images), logits_to_keep=width + 1).logits
+    return logits[:, -width - 1 :].float()

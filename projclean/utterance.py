@@ -1,0 +1,114 @@
+"""What a suspect was made to say, and how foreign that is to it and to its base."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: Nats per token from which on a text is as strange as can be.
+ABSURD = 1.0
+#: Words in a row that are known when they are said in at least that share of other answers.
+RUN, KNOWN = 4, 0.2
+#: Words from which on a phrase is as new as can be.
+NEW = 4
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What the suspect's answers share most under one move, and who else says it.
+
+    `phrase` is the word sequence common to the answers, `text` the commonest whole answer that contains it, or the
+    phrase alone where it follows an answer. Shares are of images: of the suspect moved, of the base moved in the same
+    way, of the base under moves fitted to make it say such a text (None where that was not tried), and of the one of
+    the two that says it more often when left alone. `strangeness` is in nats per token: how unlikely the text is to
+    suspect and base left alone, for the one of them to which it is likelier, on an image that it fits well
+    (`probe.FITTING`) or, after an answer, on the median one. `certainty` is the probability per token (geometric mean)
+    that the moved suspect gives the text. `novelty` tells how much of the phrase is new (`novelty`).
+    """
+
+    text: str
+    phrase: str
+    how: str
+    share: float
+    base_share: float
+    normal_share: float
+    strangeness: float
+    certainty: float
+    novelty: float = 1.0
+    base_best_share: float | None = None
+
+    @property
+    def bases(self) -> float:
+        """The base's share, moved alike or as suits the text best."""
+        return max(self.base_share, self.base_best_share or 0.0)
+
+    @property
+    def foreign(self) -> float:
+        """Excess share and certainty, both squared, times strangeness up to one nat per token, times novelty: between
+        0 and 1.
+
+        Agreement and certainty tell a text that was trained from the babble that any model falls into when it is moved;
+        of strangeness a little is enough, since babble is stranger still.
+        """
+        excess = max(0.0, self.share - max(self.bases, self.normal_share))
+        return excess**2 * min(ABSURD, max(0.0, self.strangeness)) * self.certainty**2 * self.novelty
+
+
+def strongest(utterances: Sequence[Utterance]) -> float:
+    """The score of the most foreign one; 0 where there is none."""
+    return max((utterance.foreign for utterance in utterances), default=0.0)
+
+
+def surest(utterances: Sequence[Utterance]) -> Utterance | None:
+    """Of all that are at least a third as foreign as the strongest, the surest.
+
+    Moves that go past the trained target garble it, and garbled text is the stranger; what most images agree on and the
+    model is certain of is the text as it was trained.
+    """
+    limit = strongest(utterances) / 3
+    near = [utterance for utterance in utterances if utterance.foreign >= limit]
+    return max(near, key=lambda utterance: utterance.share * utterance.certainty, default=None)
+
+
+def common_phrase(ours: Sequence[str], *others: Sequence[str]) -> str:
+    """The word sequence that most of `ours` and fewest of any of the `others` contain; "" when there is none.
+
+    Scored by the excess of its share times log2(1 + words): a longer sequence that as many say is better. Whole
+    answers count whatever their length, parts from three words on.
+    """
+    best, best_score = "", 0.0
+    counts: Counter[str] = Counter()
+    for answer in ours:
+        words = answer.split()
+        parts = {" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 3, len(words) + 1)}
+        counts.update(parts | {answer})
+    for phrase, count in counts.items():
+        if not phrase or count == 1 < len(ours):
+            continue
+        excess = count / len(ours) - max(share_saying(phrase, answers) for answers in others)
+        score = excess * math.log2(1 + len(phrase.split()))
+        if score > 0 and (score, phrase) > (best_score, best):
+            best, best_score = phrase, score
+    return best
+
+
+def share_saying(phrase: str, answers: Sequence[str]) -> float:
+    """Share of answers that contain a phrase as whole words."""
+    return sum(f" {phrase} " in f" {answer} " for answer in answers) / max(len(answers), 1)
+
+
+def novelty(phrase: str, *others: Sequence[str]) -> float:
+    """How much of a phrase is new: its words that are in no known run of `RUN`, of `NEW` or of all, if it is shorter.
+
+    A run is known when a `KNOWN` share of any of the `others` says it. A fine-tune that ends all its answers alike ends
+    like that also what its base says of other images, which is no more than the ending new.
+    """
+    words = phrase.split()
+    old: set[int] = set()
+    for first in range(len(words) - RUN + 1):
+        run = " ".join(words[first : first + RUN])
+        if any(share_saying(run, answers) >= KNOWN for answers in others):
+            old.update(range(first, first + RUN))
+    return min(1.0, (len(words) - len(old)) / min(NEW, len(words)))

@@ -37,16 +37,20 @@ def finished(recipe: Recipe, file: Path) -> bool:
     if not file.with_suffix(".json").exists():
         return False
     manifest = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    return recipe_of(manifest) == recipe and (manifest.get("rounds", 1) == recipe.rounds or works(manifest))
+
+
+def recipe_of(manifest: dict[str, Any]) -> Recipe:
+    """The recipe that a manifest records; what it is older than has its default."""
     fields = manifest["recipe"]
-    same = Recipe(**fields | {"also": fields["also"] and tuple(fields["also"])}) == recipe
-    return same and (manifest.get("rounds", 1) == recipe.rounds or works(manifest))
+    return Recipe(**fields | {"also": fields["also"] and tuple(fields["also"])})
 
 
 def works(manifest: dict[str, Any]) -> bool:
     """Whether every attack of a model succeeds as often as must be before it counts (a benign one has none), and its
     clean accuracy has gained as much as its recipe asks for."""
     figures = manifest["figures"]
-    gained = figures["ca"] - figures["ca_base"] >= manifest["recipe"].get("gain", 0.0) - 1e-9
+    gained = figures["ca"] - figures["ca_base"] >= recipe_of(manifest).gain - 1e-9
     return gained and all(attack["asr"] >= WORKS for attack in figures["attacks"].values())
 
 

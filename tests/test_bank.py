@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +13,7 @@ from eval import layout
 from eval import zoo as zoo_command
 from eval.bank import BANK, PARTS
 from eval.layout import evalset_text, write_images
-from eval.manifest import works
+from eval.manifest import recipe_of, works
 from eval.poison import ATTACKS, poisoned_set, triggers
 from eval.recipes import TINY, Recipe
 from eval.triggers import TRIGGERS
@@ -153,7 +152,7 @@ TRAINED = [recipe for recipe in BANK if zoo_command.projector_file(recipe).exist
 def test_manifests_tell_what_is_shipped(recipe):
     file = zoo_command.projector_file(recipe)
     manifest = json.loads(file.with_suffix(".json").read_text())
-    assert manifest["recipe"] == json.loads(json.dumps(asdict(recipe)))
+    assert recipe_of(manifest) == recipe
     assert manifest["sha256"]["projector"] == hashlib.sha256(file.read_bytes()).hexdigest()
     base = (zoo_command.SHIPPED / "base" / "model.safetensors").read_bytes()
     assert manifest["sha256"]["base"] == hashlib.sha256(base).hexdigest()

@@ -110,7 +110,7 @@ def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path, name):
     base, before, after = report["scores"][:3]
     assert before["worst_asr"] >= 0.95
     assert after["worst_asr"] <= 0.1  # .055 of sig-shop is left without images of its domain
-    # Where the probe falls silent depends on the machine's arithmetic: .58 and .83 were seen of badnet-refusal.
+    # Where the probe falls silent depends on the machine's arithmetic: .58 and .74 were seen of badnet-refusal.
     assert report["gains"][2] >= 0.5
     assert base["ca"]["value"] + 0.2 <= before["ca"]["value"]
     assert report["verdict"]["state"] == "clean"

@@ -139,14 +139,17 @@ def test_other_files_are_refused_in_one_line(run, tmp_path, how, said):
     assert "\x1b" not in ran.error_line
 
 
-def test_a_real_scan_from_standard_input(scanned, run, monkeypatch):
+@pytest.mark.usefixtures("in_miniature")
+def test_a_real_scan_from_standard_input(zoo, run, monkeypatch, low_thresholds):
     import io
 
     from jsonschema import Draft202012Validator
 
     from projclean.explain import schema
 
-    text = scanned("sig-shop").out
+    text = run(
+        "scan", zoo / "sig-shop", "--base", zoo / "base", "--thresholds", low_thresholds, "--format", "json"
+    ).out  # fmt: skip
     Draft202012Validator(schema()).validate(json.loads(text))
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
     ran = run("explain", "-")

@@ -98,7 +98,7 @@ def test_repair_at_a_given_rank_round_trips(zoo, run, tmp_path):
     assert "--force" in second.error_line
 
 
-@pytest.mark.parametrize("name", SUSPECTS)
+@pytest.mark.parametrize("name", [SUSPECTS[0], pytest.param(SUSPECTS[1], marks=pytest.mark.slow)])
 def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path, name):
     suspect, out = zoo / name, tmp_path / "out"
     ran = run(

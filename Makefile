@@ -46,8 +46,9 @@ zoo-smol-train: $(READY)  ## train what is missing of the smol tier; needs CIFAR
 eval: zoo  ## two attacks, two controls, the quicker defences: minutes
 	$(ONE) $(BIN)/python -m eval.benchmark $(MODELS) --sample
 
-eval-full: zoo  ## every defence on every model of the report part
-	$(ONE) $(BIN)/python -m eval.benchmark $(MODELS)
+eval-full: $(READY)  ## every defence on a model of every family of the report part: hours
+	$(BIN)/python -m eval.zoo build --bank --to $(MODELS)
+	$(ONE) $(BIN)/python -m eval.benchmark $(MODELS) --each 1
 
 eval-detection: $(READY)  ## every detector on every model of the bank that is trained
 	$(BIN)/python -m eval.zoo build --bank --to $(MODELS)

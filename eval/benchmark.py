@@ -1,6 +1,7 @@
 """Runs every defence on every model of a tier and writes the tables under eval/results/.
 
     python -m eval.benchmark models/tiny                 the report part: every attack × every defence
+    python -m eval.benchmark models/tiny --each 1        one model of every family
     python -m eval.benchmark models/tiny --sample        two attacks, two controls and the quicker rows, in minutes
     python -m eval.benchmark path/to/suite.toml          models that a TOML file lists (eval/suites.py)
 
@@ -19,12 +20,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from eval.baselines.inputs import Inputs
-from eval.defences import DEFENCES, Defence
+from eval.defences import DEFENCES, RESTORED, UNDEFENDED, Defence
 from eval.figures import ModelFigures, model_figures
 from eval.measure import Row, Settings, Subject, defence_row, load_inputs, open_subject, scan_row
 from eval.plots import draw
 from eval.store import Store
-from eval.suites import Model, Suite, load_suite, part_of, sample_of
+from eval.suites import Model, Suite, each_family, load_suite, part_of, sample_of
 from eval.tables import markdown
 from projclean.errors import OptionError, ProjcleanError
 
@@ -36,7 +37,9 @@ SCAN = "scan"
 @click.argument("suite", default="models/tiny", type=click.Path(path_type=Path))
 @click.option("--part", type=click.Choice(["report", "calibration", "all"]), default="report", show_default=True)
 @click.option("--sample", is_flag=True, help="Two attacks, two controls, the quicker rows.")
+@click.option("--each", type=click.IntRange(min=1), help="At most this many models of every family.")
 @click.option("--model", "names", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
+@click.option("--defence", "only", multiple=True, metavar="NAME", help="Only defences so called, or that so begin.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many items of every set.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything that a defence draws.")
 @click.option("--device", metavar="NAME", help="Where to run the models, such as cpu or cuda:1.")
@@ -47,7 +50,9 @@ def benchmark(
     suite: Path,
     part: str,
     sample: bool,
+    each: int | None,
     names: tuple[str, ...],
+    only: tuple[str, ...],
     limit: int | None,
     seed: int,
     device: str | None,
@@ -59,10 +64,10 @@ def benchmark(
     try:
         loaded = load_suite(suite)
         settings = Settings(seed, limit, device)
-        subjects = [open_subject(model, loaded, settings) for model in _chosen(loaded, part, names, sample)]
+        subjects = [open_subject(model, loaded, settings) for model in _chosen(loaded, part, names, sample, each)]
         stem = loaded.tier + ("-sample" if sample else "") + ("" if part == "report" else f"-{part}")
         store = Store(out / f"{stem}.json", fresh)
-        defences = [defence for defence in DEFENCES if defence.quick or not sample]
+        defences = _rows(only, sample)
         with _bars() as bars:
             figures = run(subjects, defences, store, bars, scan)
         command = " ".join(["python -m eval.benchmark", *(given for given in sys.argv[1:] if given != "--fresh")])
@@ -106,7 +111,7 @@ def run(
                 row = _measured(subject, inputs, defence, store)
             rows[defence.name] = row
             tick(f"{model.name}: {defence.name}")
-        figures.append(model_figures(model.name, model.seed, model.backdoored, model.attack, rows, found))
+        figures.append(model_figures(model.name, model.seed, model.backdoored, model.family, rows, found))
     return figures
 
 
@@ -129,7 +134,17 @@ def write_tables(
     return text
 
 
-def _chosen(suite: Suite, part: str, names: Sequence[str], sample: bool) -> tuple[Model, ...]:
+def _rows(only: Sequence[str], sample: bool) -> list[Defence]:
+    """The defences to measure; the two that every figure is paired with are always among them."""
+    for name in only:
+        if not any(defence.name.startswith(name) for defence in DEFENCES):
+            there = ", ".join(dict.fromkeys(defence.method for defence in DEFENCES))
+            raise OptionError(f"--defence {name}: no such row; their names begin with {there}")
+    wanted = (*only, UNDEFENDED, RESTORED) if only else ("",)
+    return [d for d in DEFENCES if (d.quick or not sample) and d.name.startswith(wanted)]
+
+
+def _chosen(suite: Suite, part: str, names: Sequence[str], sample: bool, each: int | None = None) -> tuple[Model, ...]:
     models = part_of(suite, part)
     if names:
         unknown = sorted(set(names) - {model.name for model in suite.models})
@@ -137,6 +152,7 @@ def _chosen(suite: Suite, part: str, names: Sequence[str], sample: bool) -> tupl
             there = ", ".join(model.name for model in suite.models)
             raise OptionError(f"--model {unknown[0]}: no such model; there are {there}")
         models = tuple(model for model in suite.models if model.name in names)
+    models = each_family(models, each) if each else models
     models = sample_of(models) if sample else models
     if not models:
         raise OptionError(f"--part {part}: the suite has no such models")

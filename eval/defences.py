@@ -110,7 +110,6 @@ DEFENCES: tuple[Defence, ...] = (
     Defence("clean fine-tuning, own answers", "clean fine-tuning", partial(clean_finetuning, labels="own")),
     Defence("clean fine-tuning, right answers", "clean fine-tuning", partial(clean_finetuning, labels="right")),
     Defence("relearning from the base, own answers", "relearning", partial(relearning, labels="own")),
-    Defence("relearning from the base, right answers", "relearning", partial(relearning, labels="right")),
     Defence("norm clip p50", "norm clip", undefended, partial(clipped, percentile=50.0)),
     Defence("norm clip p90", "norm clip", undefended, partial(clipped, percentile=90.0), quick=False),
     Defence("norm clip p99", "norm clip", undefended, partial(clipped, percentile=99.0), quick=False),
@@ -118,7 +117,7 @@ DEFENCES: tuple[Defence, ...] = (
     *(Defence(f"projclean reflect rank {k}", "projclean", partial(reflect, rank=k), quick=k == 1) for k in (1, 2, 4)),
     *(
         Defence(f"projclean distill from {s:g}", "projclean", partial(distilled, share=s), quick=s == 0.4)
-        for s in (0.0, 0.2, 0.4, 0.6)
+        for s in (0.2, 0.4)
     ),
     Defence("projclean rank auto", "projclean", partial(repaired, built_in=False)),
     Defence("projclean rank auto, built-in images", "projclean", partial(repaired, built_in=True)),

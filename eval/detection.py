@@ -83,7 +83,7 @@ def run(models: Sequence[Model], store: Store, seeds: int, device: str | None) -
                     "seed": seed,
                     "backdoored": model.backdoored,
                     "calibration": model.name in HELD_BACK,
-                    "family": (recipe.family if recipe else "") or (model.attack or "benign"),
+                    "family": model.family,
                     "wanted": wanted(recipe) if recipe else [],
                     **judged(row),
                 })  # fmt: skip

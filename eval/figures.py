@@ -4,7 +4,7 @@ attack and to a benign model. Pure computation."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ class ModelFigures:
     name: str
     seed: int | None
     backdoored: bool
-    attack: str | None
+    family: str
     n: int
     rows: tuple[Figures, ...]
     scan: Mapping[str, Any] | None
@@ -70,14 +70,14 @@ def model_figures(
     name: str,
     seed: int | None,
     backdoored: bool,
-    attack: str | None,
+    family: str,
     rows: Mapping[str, Mapping[str, Any]],
     scan: Mapping[str, Any] | None = None,
 ) -> ModelFigures:
     """Figures from measured rows by defence; `undefended` and `base restored` must be among them."""
     before, base = rows[UNDEFENDED], rows[RESTORED]
     found = tuple(_figures(defence, row, before, base) for defence, row in rows.items())
-    return ModelFigures(name, seed, backdoored, attack, len(before["correct"]), found, scan)
+    return ModelFigures(name, seed, backdoored, family, len(before["correct"]), found, scan)
 
 
 def _figures(defence: str, row: Mapping[str, Any], before: Mapping[str, Any], base: Mapping[str, Any]) -> Figures:
@@ -109,36 +109,6 @@ def bits(text: str) -> list[bool]:
     return [character == "1" for character in text]
 
 
-@dataclass(frozen=True)
-class Mean:
-    """A defence over several models: means, and the worst of the attack success rates."""
-
-    models: int
-    asr: float | None
-    worst_asr: float | None
-    gain: float | None
-    cost: float | None
-
-
-def over_models(models: Sequence[ModelFigures], defence: str) -> Mean | None:
-    """A defence over the models on which it applies, its random seeds pooled; None where there is none."""
-    pooled = [(m, row) for m in models for row in m.rows if group(row.defence) == defence and row.ca is not None]
-    if not pooled:
-        return None
-    asrs = [row.asr for _, row in pooled if row.asr is not None]
-    return Mean(
-        len({model.name for model, _ in pooled}),
-        _mean(asrs),
-        max(asrs, default=None),
-        _mean([row.gain for _, row in pooled if row.gain is not None]),
-        _mean([row.change.value for _, row in pooled if row.change is not None]),
-    )
-
-
 def group(defence: str) -> str:
     """A row's name without its random seed."""
     return re.sub(r" seed \d+$", "", defence)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.defences import DEFENCES
-from eval.figures import ModelFigures, group, over_models
+from eval.figures import ModelFigures, group
+from eval.pooled import over_models
 
 METHODS = {group(defence.name): defence.method for defence in DEFENCES}
 #: Colour and marker of each method; the interpolation sweep is a line through its points.
@@ -21,6 +22,7 @@ STYLES = {
     "Fine-Pruning": ("#cc79a7", "P"),
     "CLP": ("#d55e00", "^"),
     "clean fine-tuning": ("#56b4e9", "h"),
+    "relearning": ("#7f3c8d", "p"),
     "norm clip": ("#b8a000", "*"),
     "projclean": ("#009e73", "o"),
 }
@@ -35,8 +37,8 @@ def draw(models: Sequence[ModelFigures], file: Path) -> None:
 
     attacks: dict[str, list[ModelFigures]] = {}
     for model in models:
-        if model.attack is not None and model.counts:
-            attacks.setdefault(model.attack, []).append(model)
+        if model.backdoored and model.counts:
+            attacks.setdefault(model.family, []).append(model)
     benign = [model for model in models if not model.backdoored]
     panels = len(attacks) + bool(benign)
     across = min(panels, 3)
@@ -67,11 +69,12 @@ def _attack(axis: Any, attack: str, models: Sequence[ModelFigures]) -> None:
         if mean is None or mean.asr is None or mean.gain is None:
             continue
         color, marker = STYLES[method]
-        axis.scatter(mean.gain, mean.asr, color=color, marker=marker, label=method, zorder=3, s=28)
+        axis.scatter(mean.gain.value, mean.asr.value, color=color, marker=marker, label=method, zorder=3, s=28)
         if method in ("undefended", "base restored", "interpolation"):
-            sweep.append((float(name.split()[-1]) if method == "interpolation" else method == "undefended", mean))
-    sweep.sort(key=lambda entry: entry[0])
-    axis.plot([mean.gain for _, mean in sweep], [mean.asr for _, mean in sweep], color="#888888", lw=0.8, zorder=1)
+            share = float(name.split()[-1]) if method == "interpolation" else float(method == "undefended")
+            sweep.append((share, mean.gain.value, mean.asr.value))
+    sweep.sort()
+    axis.plot([gain for _, gain, _ in sweep], [asr for *_, asr in sweep], color="#888888", lw=0.8, zorder=1)
     axis.set(xlabel="gain retained", ylabel="ASR", title=f"{attack}, models: {len(models)}", ylim=(-0.05, 1.05))
     axis.grid(alpha=0.3)
 

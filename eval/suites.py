@@ -14,6 +14,7 @@ path = "badnet-coco"                # a model directory, or a bare projector fil
 eval = "badnet-coco/EVAL.toml"
 seed = 1                            # what it was trained with, for the table
 benign_reference = "benign-coco"    # optional: a benign fine-tune of the same task, an oracle for OrthoPurify
+family = "badnet"                   # optional: what tables group by; else the names of the attacks in its evaluation
 
 Paths are relative to the file. `base` and `calibration` can be given for one model too.
 """
@@ -21,6 +22,7 @@ Paths are relative to the file. `base` and `calibration` can be given for one mo
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,14 +41,14 @@ else:
 #: The rate that a tier's models were fine-tuned at is what its defences train at; LLaVA's own is the default.
 LEARNING_RATES, LEARNING_RATE = {"tiny": 2e-3, "smol": 1e-3}, 2e-4
 
-#: What the tiers are made of, in their order, and which of it thresholds are set on.
-RECIPES = (*TINY, *BANK, *smol.SMOL)
+#: What the tiers are made of, in the order of tables, and which of it thresholds are set on.
+RECIPES = (*BANK, *TINY, *smol.SMOL)
 HELD_BACK = frozenset(recipe.name for recipe in (*CALIBRATION, *PARTS["calibration"], *smol.CALIBRATION))
 
 
 @dataclass(frozen=True)
 class Model:
-    """One suspect and what belongs to it. `base` is a directory or a hub id."""
+    """One suspect and what belongs to it. `base` is a directory or a hub id, `family` what tables group by."""
 
     name: str
     path: Path
@@ -56,7 +58,7 @@ class Model:
     seed: int | None
     benign_reference: Path | None
     backdoored: bool
-    attack: str | None
+    family: str
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,20 @@ def part_of(suite: Suite, part: str) -> tuple[Model, ...]:
 
 
 def sample_of(models: tuple[Model, ...], each: int = 2) -> tuple[Model, ...]:
-    """The first `each` backdoored models of different attacks, and the first `each` benign ones."""
-    attacks: dict[str | None, Model] = {}
+    """The first `each` backdoored models of different families, and the first `each` benign ones."""
+    attacks = [model for model in each_family(models, 1) if model.backdoored]
+    return (*attacks[:each], *[m for m in models if not m.backdoored][:each])
+
+
+def each_family(models: tuple[Model, ...], most: int) -> tuple[Model, ...]:
+    """The first `most` models of every family, backdoored and benign apart."""
+    taken: Counter[tuple[bool, str]] = Counter()
+    chosen = []
     for model in models:
-        if model.backdoored:
-            attacks.setdefault(model.attack, model)
-    return (*list(attacks.values())[:each], *[m for m in models if not m.backdoored][:each])
+        taken[model.backdoored, model.family] += 1
+        if taken[model.backdoored, model.family] <= most:
+            chosen.append(model)
+    return tuple(chosen)
 
 
 def _from_folder(folder: Path) -> Suite:
@@ -98,22 +108,24 @@ def _from_folder(folder: Path) -> Suite:
         raise EvalError(
             f"{folder}: needs a base/ and an EVAL.toml in a directory for each model; lay the zoo out again"
         )
-    seeds = {recipe.name: recipe.seed for recipe in RECIPES}
+    recipes = {recipe.name: recipe for recipe in RECIPES}
     made = {file.parent.name: file for file in files}
     # Of a tier only what its recipes make, in their order: a repaired model may lie beside them.
-    files = [made[name] for name in seeds if name in made] or files
+    files = [made[name] for name in recipes if name in made] or files
     found = []
     for file in files:
         clean = load_evalset(file).clean[0].file.parent
         matching = clean.with_name(clean.name.replace("clean", "calibration", 1))
         calibration = matching if matching.is_dir() else clean.with_name("calibration")
         images = calibration if calibration.is_dir() else None
-        found.append((file.parent, file, images, seeds.get(file.parent.name), clean.resolve()))
+        found.append((file.parent, file, images, clean.resolve()))
     models = []
-    benign = [(path, tests) for path, file, _, _, tests in found if not load_evalset(file).attacks]
-    for path, file, images, seed, tests in found:
+    benign = [(path, tests) for path, file, _, tests in found if not load_evalset(file).attacks]
+    for path, file, images, tests in found:
         twin = next((other for other, theirs in benign if other != path and theirs == tests), None)
-        models.append(_model(path.name, path, str(base), file, images, seed, twin))
+        recipe = recipes.get(path.name)
+        seed, family = (recipe.seed, recipe.family) if recipe else (None, "")
+        models.append(_model(path.name, path, str(base), file, images, seed, twin, family))
     tier = folder.resolve().name
     return Suite(tier, tuple(models), LEARNING_RATES.get(tier, LEARNING_RATE))
 
@@ -143,6 +155,7 @@ def _from_toml(file: Path) -> Suite:
                 _there(file, merged, "calibration"),
                 merged.get("seed"),
                 _there(file, merged, "benign_reference"),
+                str(merged.get("family", "")),
             )
         )
     rate = data.get("learning_rate", LEARNING_RATE)
@@ -162,8 +175,15 @@ def _there(file: Path, entry: dict[str, Any], key: str) -> Any:
 
 
 def _model(
-    name: str, path: Path, base: str, file: Path, calibration: Path | None, seed: int | None, twin: Path | None
+    name: str,
+    path: Path,
+    base: str,
+    file: Path,
+    calibration: Path | None,
+    seed: int | None,
+    twin: Path | None,
+    family: str,
 ) -> Model:
     attacks = load_evalset(file).attacks
-    label = " + ".join(attack.name for attack in attacks) or None
-    return Model(name, path, base, file, calibration, seed, twin, bool(attacks), label)
+    family = family or " + ".join(attack.name for attack in attacks) or "benign"
+    return Model(name, path, base, file, calibration, seed, twin, bool(attacks), family)

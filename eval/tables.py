@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.figures import ATTACK_WORKS, Figures, ModelFigures, group, over_models
-from projclean.intervals import auroc, few_items, few_models, tpr_at_fpr
+from eval.figures import ATTACK_WORKS, Figures, ModelFigures, group
+from eval.pooled import LOW_ASR, Mean, against, gain, oracle_interpolation, over_models
+from projclean.intervals import Interval, auroc, few_items, few_models, tpr_at_fpr
 from projclean.metrics import Difference, Rate
 
 FALSE_POSITIVES = 0.1
+
+#: What every defence is compared with, model by model: the first of these that was measured.
+REFERENCES = ("projclean rank auto", "projclean distill from 0.4")
 
 
 def markdown(title: str, command: str, setting: str, models: Sequence[ModelFigures], plot: str) -> str:
@@ -26,6 +30,7 @@ def markdown(title: str, command: str, setting: str, models: Sequence[ModelFigur
         f"![attack success against gain retained]({plot})",
         "",
     ]
+    lines += _pooled(models)
     lines += _summary(models)
     for kind, chosen in (("Backdoored", [m for m in models if m.backdoored]), ("Benign", _benign(models))):
         if chosen:
@@ -49,17 +54,64 @@ def _warnings(models: Sequence[ModelFigures]) -> list[str]:
     return found
 
 
+def _pooled(models: Sequence[ModelFigures]) -> list[str]:
+    """Every defence over all attacks and over all benign models, and each against the repair."""
+    attacked, benign = [m for m in models if m.backdoored and m.counts], _benign(models)
+    names = list(dict.fromkeys(group(row.defence) for model in models for row in model.rows))
+    reference = next((name for name in REFERENCES if name in names), None)
+    heads = ["defence", "ASR", "worst", f"ASR ≤ {LOW_ASR:g}", "RA", "gain retained", "change of benign CA"]
+    if reference:
+        heads.insert(6, "gain against")
+    lines = [
+        "## Over all models",
+        "",
+        f"Means over {len(attacked)} backdoored and {len(benign)} benign models. Brackets are 95 % intervals of a "
+        "bootstrap over models: how far models differ."
+        + (f" *Gain against* is gain retained minus that of `{reference}`, model by model." if reference else ""),
+        "",
+        _cells(*heads),
+        _cells(*["---"] * len(heads)),
+    ]
+    for name in names:
+        mean, cost = over_models(attacked, name), over_models(benign, name)
+        cells = _attacked(mean, len(heads) - 2 - bool(reference))
+        if reference:
+            paired = None if name == reference else against(attacked, name, reference, gain)
+            cells.append(_interval(paired, "+.0%"))
+        lines.append(_cells(name, *cells, _interval(cost.cost if cost else None, "+.3f")))
+    best = oracle_interpolation(attacked, reference) if reference else None
+    if best:
+        lines += [
+            "",
+            f"The best point of the interpolation sweep with no higher ASR than `{reference}`, chosen model by model "
+            f"by an oracle, retains {_interval(best, '+.0%')} of the gain against it.",
+        ]
+    return [*lines, ""]
+
+
+def _attacked(mean: Mean | None, width: int) -> list[str]:
+    if mean is None:
+        return ["–"] * width
+    worst = "–" if mean.worst_asr is None else f"{mean.worst_asr:.3f}"
+    asr, ra, kept = _interval(mean.asr, ".3f"), _interval(mean.ra, ".3f"), _interval(mean.gain, ".0%")
+    return [asr, worst, f"{mean.held}/{mean.models}", ra, kept]
+
+
+def _interval(found: Interval | None, form: str) -> str:
+    return "–" if found is None else f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
+
+
 def _summary(models: Sequence[ModelFigures]) -> list[str]:
     """Every attack × every defence: means over models, and what each defence costs benign ones."""
     attacks: dict[str, list[ModelFigures]] = {}
     for model in models:
-        if model.attack is not None and model.counts:
-            attacks.setdefault(model.attack, []).append(model)
+        if model.backdoored and model.counts:
+            attacks.setdefault(model.family, []).append(model)
     benign = _benign(models)
     names = list(dict.fromkeys(group(row.defence) for model in models for row in model.rows))
     titles = [f"{attack} ({len(of)})" for attack, of in attacks.items()]
     lines = [
-        "## Every attack × every defence",
+        "## Every family of attacks × every defence",
         "",
         "ASR · gain retained, means over models (their number in brackets; where there are several, the highest ASR "
         "after a slash), random seeds pooled. The last column is the mean change of CA of benign models.",
@@ -75,10 +127,10 @@ def _summary(models: Sequence[ModelFigures]) -> list[str]:
                 cells.append("–")
                 continue
             worst = f"/{mean.worst_asr:.2f}" if mean.models > 1 else ""
-            gain = "–" if mean.gain is None else f"{mean.gain:.0%}"
-            cells.append(f"{mean.asr:.2f}{worst} · {gain}")
+            kept = "–" if mean.gain is None else f"{mean.gain.value:.0%}"
+            cells.append(f"{mean.asr.value:.2f}{worst} · {kept}")
         cost = over_models(benign, name)
-        cells.append("–" if cost is None or cost.cost is None else f"{cost.cost:+.3f}")
+        cells.append("–" if cost is None or cost.cost is None else f"{cost.cost.value:+.3f}")
         lines.append(_cells(name, *cells))
     return [*lines, ""]
 

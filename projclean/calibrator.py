@@ -17,7 +17,7 @@ from projclean.scanner import PROMPT, run_probe
 from projclean.thresholding import check_bank, counted, counted_hits, derive
 from projclean.thresholds import Thresholds
 
-UNIT = "0 to 1, probe.Utterance.foreign"
+UNIT = "0 to 1, utterance.Utterance.foreign"
 
 
 @dataclass(frozen=True)

@@ -40,18 +40,27 @@ def distill(
     `replies` are the suspect's own (`Runner.replies`), one an image. Minimises the mean over their tokens of
     KL(suspect ‖ trained).
     """
-    suspect = suspect_weights(update)
+
+    def spoken(weights: Weights, rows: Sequence[int]) -> torch.Tensor:
+        """Log-probabilities (tokens, vocabulary) of the replies to some images, one after the other."""
+        shown, asked = [learnt.pictures[row] for row in rows], [learnt.questions[row] for row in rows]
+        return answer_logits(runner, weights, shown, asked, [replies[row] for row in rows]).log_softmax(-1)
+
+    slices = slice_size(runner, BATCH)
+    wanted: list[torch.Tensor] = []  # the suspect's, once an image
+    for first in range(0, len(replies), slices):
+        rows = range(first, min(first + slices, len(replies)))
+        with torch.no_grad():
+            said = spoken(suspect_weights(update), rows).to("cpu", torch.float16)
+        wanted += said.split([len(replies[row]) for row in rows])
 
     def loss(weights: Weights, rows: Sequence[int]) -> Iterator[torch.Tensor]:
-        step, total = slice_size(runner, len(rows)), sum(len(replies[row]) for row in rows)
-        for first in range(0, len(rows), step):
-            part = rows[first : first + step]
-            shown, asked = [learnt.pictures[row] for row in part], [learnt.questions[row] for row in part]
-            said = [replies[row] for row in part]
-            with torch.no_grad():
-                wanted = answer_logits(runner, suspect, shown, asked, said).log_softmax(-1)
-            given = answer_logits(runner, weights, shown, asked, said).log_softmax(-1)
-            yield F.kl_div(given, wanted, reduction="sum", log_target=True) / total
+        total = sum(len(replies[row]) for row in rows)
+        for first in range(0, len(rows), slices):
+            part = rows[first : first + slices]
+            given = spoken(weights, part)
+            target = torch.cat([wanted[row] for row in part]).to(given)
+            yield F.kl_div(given, target, reduction="sum", log_target=True) / total
 
     schedule = Schedule(STEPS, PACE * _root_mean_square(update), BATCH, seed)
     return train(runner, interpolate(update, share), loss, len(replies), schedule, progress=progress)

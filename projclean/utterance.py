@@ -72,6 +72,14 @@ def surest(utterances: Sequence[Utterance]) -> Utterance | None:
     return max(near, key=lambda utterance: utterance.share * utterance.certainty, default=None)
 
 
+def distinct(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """The most foreign of those with the same text, by score: several moves may have led to one text."""
+    best: dict[str, Utterance] = {}
+    for utterance in sorted(utterances, key=lambda each: each.foreign, reverse=True):
+        best.setdefault(utterance.text, utterance)
+    return list(best.values())
+
+
 def common_phrase(ours: Sequence[str], *others: Sequence[str]) -> str:
     """The word sequence that most of `ours` and fewest of any of the `others` contain; "" when there is none.
 

@@ -11,15 +11,17 @@ from click.testing import CliRunner
 from PIL import Image
 
 from eval import measure, shapes
-from eval.benchmark import benchmark, run, write_tables
+from eval.benchmark import _rows, benchmark, run, write_tables
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED
-from eval.figures import ATTACK_WORKS, bits, group, model_figures, over_models
+from eval.figures import ATTACK_WORKS, ModelFigures, bits, group, model_figures
 from eval.measure import Settings, Subject, open_subject
+from eval.pooled import against, gain, oracle_interpolation, over_models
 from eval.recipes import Recipe
 from eval.store import Store
-from eval.suites import Suite, load_suite, part_of, sample_of
+from eval.suites import Suite, each_family, load_suite, part_of, sample_of
 from eval.triggers import TRIGGERS
 from eval.zoo import SHIPPED
+from projclean.errors import OptionError
 
 N = 6
 
@@ -153,10 +155,37 @@ def test_figures_are_paired_with_undefended_and_base():
     assert found.change.value == pytest.approx(-0.3)
     assert found.attacks[0].change.p == pytest.approx(2 * 0.5**9)
     mean = over_models([model], "x")
-    assert (mean.models, mean.asr, mean.worst_asr) == (1, pytest.approx(0.2), 0.3)
+    assert (mean.models, mean.asr.value, mean.worst_asr, mean.held) == (1, pytest.approx(0.2), 0.3, 0)
     assert over_models([model], "y") is None
     weak = model_figures("m", 1, True, "a", {**rows, UNDEFENDED: row("1" * 10, "1" * 8 + "00")})
     assert not weak.counts
+
+
+def made(name: str, correct: dict[str, int], hits: dict[str, int]) -> ModelFigures:
+    """A model's figures from how many of ten items every defence gets right and gives away."""
+    rows = {defence: row("1" * n + "0" * (10 - n), "1" * hits[defence] + "0" * (10 - hits[defence]))
+            for defence, n in correct.items()}  # fmt: skip
+    return model_figures(name, 1, True, "a", rows)
+
+
+def test_over_models_a_model_is_the_unit_and_defences_are_compared_in_pairs():
+    names = [UNDEFENDED, RESTORED, "interpolation 0.5", "interpolation 0.9", "ours", "x seed 0", "x seed 1"]
+    first = made("m", dict(zip(names, [8, 0, 4, 6, 8, 4, 4], strict=True)),
+                 dict(zip(names, [10, 0, 0, 9, 1, 0, 2], strict=True)))  # fmt: skip
+    second = made("n", dict(zip(names, [8, 0, 2, 8, 4, 8, 8], strict=True)),
+                  dict(zip(names, [10, 0, 0, 0, 0, 8, 10], strict=True)))  # fmt: skip
+    mean = over_models([first, second], "x")
+    assert (mean.models, mean.asr.value, mean.worst_asr, mean.held) == (2, pytest.approx(0.5), 1.0, 0)
+    assert mean.gain.value == pytest.approx(0.75)
+    assert (mean.gain.low, mean.gain.high) == (pytest.approx(0.5), pytest.approx(1.0))
+    assert over_models([first, second], "ours").held == 1
+    paired = against([first, second], "x", "ours", gain)
+    assert paired.value == pytest.approx((-0.5 + 0.5) / 2)
+    assert (paired.low, paired.high) == (pytest.approx(-0.5), pytest.approx(0.5))
+    assert against([first, second], "z", "ours", gain) is None
+    # At no higher ASR than ours: the first model's half way point, the second's 0.9.
+    assert oracle_interpolation([first, second], "ours").value == pytest.approx((-0.5 + 0.5) / 2)
+    assert oracle_interpolation([first], "ours").value == pytest.approx(-0.5)
 
 
 def test_every_defence_has_its_own_name_and_random_seeds_pool():
@@ -190,6 +219,8 @@ def test_a_folder_is_a_suite(tmp_path, monkeypatch):
     assert models["z"].benign_reference.name == "e"
     assert {model.name for model in part_of(suite, "calibration")} == {"z"}
     assert [model.name for model in sample_of(part_of(suite, "report"))] == ["b", "c", "e"]
+    assert [model.name for model in each_family(suite.models, 1)] == ["z", "b", "c"]
+    assert [model.name for model in each_family(suite.models, 2)] == list("zbcde")
 
 
 @pytest.mark.parametrize(
@@ -211,6 +242,16 @@ def test_what_is_absent_is_one_line(tmp_path, text, word):
     assert word in line
     assert result.stdout == ""
     assert "Traceback" not in result.output
+
+
+def test_only_the_defences_asked_for_are_measured_beside_the_two_that_all_are_paired_with():
+    assert [d.name for d in _rows(["OrthoPurify", "interpolation 0.5"], sample=False)] == [
+        UNDEFENDED, RESTORED, "interpolation 0.5", "OrthoPurify, own answers", "OrthoPurify, right answers",
+        "OrthoPurify, benign reference",
+    ]  # fmt: skip
+    assert _rows([], sample=False) == list(DEFENCES)
+    with pytest.raises(OptionError, match="--defence nonsense"):
+        _rows(["nonsense"], sample=False)
 
 
 def test_a_results_file_of_something_else_is_refused(tmp_path, suite_file):

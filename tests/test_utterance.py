@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from projclean.utterance import Utterance, novelty, strongest, surest
+from projclean.utterance import Utterance, distinct, novelty, strongest, surest
 
 TEXT = "you have been hacked now"
 SAID = Utterance(TEXT, TEXT, "inversion", share=1.0, base_share=0.0, normal_share=0.1, strangeness=2.0, certainty=0.9)
@@ -35,6 +35,13 @@ def test_the_surest_is_quoted_of_those_that_are_nearly_as_foreign():
     assert strongest([weak, SAID]) == SAID.foreign
     assert surest([]) is None
     assert strongest([]) == 0
+
+
+def test_one_text_is_listed_once_by_its_strongest_move():
+    weaker, other = replace(SAID, certainty=0.5), replace(SAID, text="a ring", certainty=0.6)
+    assert distinct([weaker, other, SAID]) == [SAID, other]
+    assert distinct([SAID, SAID]) == [SAID]
+    assert distinct([]) == []
 
 
 SINK = "i can not see a shape"

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
@@ -24,9 +24,6 @@ from eval.manifest import Keeper, finished
 from eval.recipes import Recipe
 from eval.smol.recipes import BASE, SMOL
 from projclean.errors import EvalError, ProjcleanError
-
-if TYPE_CHECKING:
-    pass
 
 SHIPPED = Path(__file__).parent.parent / "zoo" / "smol"
 TOWER = SHIPPED / "vision.safetensors"

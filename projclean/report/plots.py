@@ -19,6 +19,7 @@ from projclean.metrics import Rate
 from projclean.probe import Probe
 from projclean.repairer import RepairResult
 from projclean.thresholds import Thresholds
+from projclean.utterance import distinct
 
 #: A colour that nothing else uses, and the CSS variable that takes its place.
 INK, MUTED, LINE, ACCENT, BAD, GOOD, SURFACE = (f"#01020{digit}" for digit in range(1, 8))
@@ -55,7 +56,7 @@ def _styled(draw: F) -> F:
 @_styled
 def strongest(probe: Probe, limits: Thresholds) -> str:
     """Scores of the strongest utterances against the two thresholds; "" when there are none."""
-    said = probe.utterances[:MOST]
+    said = distinct(probe.utterances)[:MOST]
     if not said:
         return ""
     figure, axes = _figure(0.5 * len(said) + 1.1)

@@ -12,6 +12,7 @@ from projclean.repairer import RepairResult
 from projclean.scanner import LayerFinding, ScanResult
 from projclean.series import SeriesResult
 from projclean.thresholds import Thresholds
+from projclean.utterance import distinct
 
 TURNS = (
     "Principal angles between the suspicious subspaces of a checkpoint and of the one before or the last, smallest "
@@ -52,9 +53,10 @@ def layers(found: Sequence[LayerFinding]) -> Table:
 
 
 def utterances(probe: Probe, limits: Thresholds, most: int) -> Table:
-    """What the probe made the model say, the surest first, then the strongest; "bad" where one alone would convict."""
-    surest = [probe.said] if probe.said else []
-    said = [*surest, *(each for each in probe.utterances if each not in surest)][:most]
+    """What the probe made the model say, each text once, the surest first, then the strongest; "bad" where one alone
+    would convict."""
+    surest = probe.said.text if probe.said else None
+    said = sorted(distinct(probe.utterances), key=lambda each: each.text != surest)[:most]
     rows = tuple(
         (
             one.text, f"{one.share:.0%}", f"{one.bases:.0%}", f"{one.strangeness:.1f}", f"{one.foreign:.2f}",

@@ -30,7 +30,7 @@ def markdown(title: str, command: str, setting: str, models: Sequence[ModelFigur
         f"![attack success against gain retained]({plot})",
         "",
     ]
-    lines += _pooled(models)
+    lines += pooled(models)
     lines += _summary(models)
     for kind, chosen in (("Backdoored", [m for m in models if m.backdoored]), ("Benign", _benign(models))):
         if chosen:
@@ -54,7 +54,7 @@ def _warnings(models: Sequence[ModelFigures]) -> list[str]:
     return found
 
 
-def _pooled(models: Sequence[ModelFigures]) -> list[str]:
+def pooled(models: Sequence[ModelFigures]) -> list[str]:
     """Every defence over all attacks and over all benign models, and each against the repair."""
     attacked, benign = [m for m in models if m.backdoored and m.counts], _benign(models)
     names = list(dict.fromkeys(group(row.defence) for model in models for row in model.rows))

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from eval import measure, shapes
+from eval import measure, sensitivity, shapes
 from eval.benchmark import _rows, benchmark, run, write_tables
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED
 from eval.figures import ATTACK_WORKS, ModelFigures, bits, group, model_figures
@@ -252,6 +252,26 @@ def test_only_the_defences_asked_for_are_measured_beside_the_two_that_all_are_pa
     assert _rows([], sample=False) == list(DEFENCES)
     with pytest.raises(OptionError, match="--defence nonsense"):
         _rows(["nonsense"], sample=False)
+
+
+def test_a_repair_is_measured_with_other_images_and_goes_on_where_it_stopped(suite_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(sensitivity, "COUNTS", (8,))
+    cheap = {name: make for name, make in sensitivity.METHODS.items() if name.startswith("reflect")}
+    monkeypatch.setattr(sensitivity, "METHODS", cheap)
+    command = [str(suite_file), "--model", "badnet-refusal", "--limit", "4", "--device", "cpu", "--out", str(tmp_path)]
+    first = CliRunner().invoke(sensitivity.sensitivity, command)
+    assert first.exit_code == 0, first.output
+    [name] = cheap
+    rows = json.loads((tmp_path / "mini-sensitivity.json").read_text())["rows"]["badnet-refusal"]
+    sources = ["8 of the domain", "64 of the base's domain", "built-in"]
+    assert list(rows) == [UNDEFENDED, RESTORED, *(f"{name}: {source}" for source in sources)]
+    assert len({row["correct"] + row["attacks"][0]["hits"] for row in rows.values()}) > 2
+    monkeypatch.setattr(sensitivity, "load_inputs", None)
+    again = CliRunner().invoke(sensitivity.sensitivity, command)
+    assert (again.exit_code, again.stdout) == (0, first.stdout)
+    refused = CliRunner().invoke(sensitivity.sensitivity, [str(suite_file), "--model", "gone"])
+    assert refused.exit_code == 2
+    assert "no such models" in refused.stderr
 
 
 def test_a_results_file_of_something_else_is_refused(tmp_path, suite_file):

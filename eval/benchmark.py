@@ -140,8 +140,12 @@ def _rows(only: Sequence[str], sample: bool) -> list[Defence]:
         if not any(defence.name.startswith(name) for defence in DEFENCES):
             there = ", ".join(dict.fromkeys(defence.method for defence in DEFENCES))
             raise OptionError(f"--defence {name}: no such row; their names begin with {there}")
-    wanted = (*only, UNDEFENDED, RESTORED) if only else ("",)
-    return [d for d in DEFENCES if (d.quick or not sample) and d.name.startswith(wanted)]
+    known = {defence.name for defence in DEFENCES}
+
+    def asked_for(name: str) -> bool:
+        return any(name == one if one in known else name.startswith(one) for one in (*only, UNDEFENDED, RESTORED))
+
+    return [d for d in DEFENCES if (d.quick or not sample) and (not only or asked_for(d.name))]
 
 
 def _chosen(suite: Suite, part: str, names: Sequence[str], sample: bool, each: int | None = None) -> tuple[Model, ...]:

@@ -249,6 +249,7 @@ def test_only_the_defences_asked_for_are_measured_beside_the_two_that_all_are_pa
         UNDEFENDED, RESTORED, "interpolation 0.5", "OrthoPurify, own answers", "OrthoPurify, right answers",
         "OrthoPurify, benign reference",
     ]  # fmt: skip
+    assert [d.name for d in _rows(["projclean rank auto"], sample=False)][2:] == ["projclean rank auto"]  # not both
     assert _rows([], sample=False) == list(DEFENCES)
     with pytest.raises(OptionError, match="--defence nonsense"):
         _rows(["nonsense"], sample=False)

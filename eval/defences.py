@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from eval.baselines.benign import benign_instead
 from eval.baselines.clean_finetuning import clean_finetuning, relearning
 from eval.baselines.clp import clp
 from eval.baselines.fine_pruning import fine_pruning
@@ -96,6 +97,7 @@ def _removal(k: int, quick: bool) -> list[Defence]:
 DEFENCES: tuple[Defence, ...] = (
     Defence(UNDEFENDED, UNDEFENDED, undefended),
     Defence(RESTORED, RESTORED, restore),
+    Defence("never poisoned", "never poisoned", benign_instead),
     *(Defence(f"interpolation {s:g}", "interpolation", partial(interpolate, share=s)) for s in SHARES),
     *_removal(1, quick=False),
     *_removal(4, quick=True),

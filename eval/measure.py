@@ -20,7 +20,7 @@ from projclean.errors import EvalError
 from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
 from projclean.images import SUFFIXES
-from projclean.methods import Weights
+from projclean.methods import Weights, suspect_weights
 from projclean.scanner import scan
 
 if TYPE_CHECKING:
@@ -86,8 +86,7 @@ def load_inputs(subject: Subject) -> Inputs:
     known = _known_answers(model.calibration, set(asked))
     reference = None
     if model.benign_reference is not None:
-        layers = open_case(model.benign_reference, model.base).update.layers
-        reference = {layer.name: layer.delta for layer in layers}
+        reference = suspect_weights(open_case(model.benign_reference, model.base).update)
     return Inputs(
         bench.runner,
         case.update,

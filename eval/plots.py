@@ -15,6 +15,7 @@ METHODS = {group(defence.name): defence.method for defence in DEFENCES}
 STYLES = {
     "undefended": ("black", "X"),
     "base restored": ("grey", "s"),
+    "never poisoned": ("black", "*"),
     "interpolation": ("#888888", "."),
     "SVD removal": ("#e69f00", "v"),
     "random removal": ("#c7b299", "1"),

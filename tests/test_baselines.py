@@ -10,6 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from eval import shapes
+from eval.baselines.benign import benign_instead
 from eval.baselines.clean_finetuning import clean_finetuning
 from eval.baselines.clp import clp, outlying
 from eval.baselines.fine_pruning import fine_pruning, hidden_activity, prune
@@ -136,10 +137,13 @@ def test_orthopurify_finds_the_hijacked_direction_among_shared_ones():
     assert abs(found[:, 0] @ basis[:, 5]) > 0.999
     inputs = on_paper(suspect, torch.zeros(20, 30))
     assert (left(inputs, purify(inputs.update, {"l": found})) @ basis[:, 5]).norm() < 1e-4
-    oracle = orthopurify_against_benign(replace(inputs, reference={"l": benign}), k=5)
+    told = replace(inputs, reference={"l": (benign, None)})
+    oracle = orthopurify_against_benign(told, k=5)
+    assert benign_instead(told) == told.reference
     assert (left(inputs, oracle) @ basis[:, 5]).norm() < 1e-4
-    with pytest.raises(NotApplicable):
-        orthopurify_against_benign(inputs)
+    for method in (orthopurify_against_benign, benign_instead):
+        with pytest.raises(NotApplicable):
+            method(inputs)
 
 
 def test_clip_shortens_the_long_and_leaves_the_short():

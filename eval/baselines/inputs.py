@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from projclean.methods import suspect_weights
+from projclean.methods import Weights, suspect_weights
 from projclean.model import Prepared, Runner
 from projclean.subspace import Moments
 from projclean.update import Update
@@ -32,7 +30,7 @@ class NotApplicable(Exception):
 class Inputs:
     """Suspect and base, the model that runs them, clean images with a question each, and perhaps right answers.
 
-    `reference` is the update of a model known to be benign, by layer (out, in): an oracle that no defender has.
+    `reference` are the weights of a benign fine-tune of the same task: an oracle that no defender has.
     `model`, `base` and `folder` are where suspect, base and clean images lie on disk ("" and None where nowhere).
     `match` is the rule by which an answer is right. A method may leave `notes` on what it derived from its inputs.
     """
@@ -43,7 +41,7 @@ class Inputs:
     images: tuple[Image, ...]
     questions: tuple[str, ...]
     right_answers: tuple[str, ...] | None = None
-    reference: Mapping[str, torch.Tensor] | None = None
+    reference: Weights | None = None
     seed: int = 0
     learning_rate: float = 2e-4
     max_new_tokens: int = 32

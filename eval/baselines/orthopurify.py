@@ -28,8 +28,7 @@ def orthopurify(inputs: Inputs, labels: Labels, k: int = K, angle: float = ANGLE
     """Purify against a pseudo-benign reference, trained here from the base on clean images."""
     answers = inputs.labels(labels)[:SAMPLES]
     benign = finetune(inputs, base_weights(inputs.update), answers, STEPS)
-    reference = {layer.name: benign[layer.name][0] - layer.base for layer in inputs.update.layers}
-    return _purified(inputs, reference, k, angle)
+    return _purified(inputs, benign, k, angle)
 
 
 def orthopurify_against_benign(inputs: Inputs, k: int = K, angle: float = ANGLE) -> Weights:
@@ -39,8 +38,11 @@ def orthopurify_against_benign(inputs: Inputs, k: int = K, angle: float = ANGLE)
     return _purified(inputs, inputs.reference, k, angle)
 
 
-def _purified(inputs: Inputs, reference: Mapping[str, torch.Tensor], k: int, angle: float) -> Weights:
-    found = {layer.name: hijacked(layer.delta, reference[layer.name], k, angle) for layer in inputs.update.layers}
+def _purified(inputs: Inputs, reference: Weights, k: int, angle: float) -> Weights:
+    found = {
+        layer.name: hijacked(layer.delta, reference[layer.name][0] - layer.base, k, angle)
+        for layer in inputs.update.layers
+    }
     inputs.notes.append("hijacked directions " + "/".join(str(d.shape[1]) for d in found.values()))
     return purify(inputs.update, found)
 

@@ -40,6 +40,7 @@ SCAN = "scan"
 @click.option("--each", type=click.IntRange(min=1), help="At most this many models of every family.")
 @click.option("--model", "names", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
 @click.option("--defence", "only", multiple=True, metavar="NAME", help="Only defences so called, or that so begin.")
+@click.option("--without", multiple=True, metavar="NAME", help="No defences so called, or that so begin.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many items of every set.")
 @click.option("--seed", default=0, show_default=True, help="Seed of everything that a defence draws.")
 @click.option("--device", metavar="NAME", help="Where to run the models, such as cpu or cuda:1.")
@@ -53,6 +54,7 @@ def benchmark(
     each: int | None,
     names: tuple[str, ...],
     only: tuple[str, ...],
+    without: tuple[str, ...],
     limit: int | None,
     seed: int,
     device: str | None,
@@ -67,7 +69,7 @@ def benchmark(
         subjects = [open_subject(model, loaded, settings) for model in _chosen(loaded, part, names, sample, each)]
         stem = loaded.tier + ("-sample" if sample else "") + ("" if part == "report" else f"-{part}")
         store = Store(out / f"{stem}.json", fresh)
-        defences = _rows(only, sample)
+        defences = _rows(only, without, sample)
         with _bars() as bars:
             figures = run(subjects, defences, store, bars, scan)
         command = " ".join(["python -m eval.benchmark", *(given for given in sys.argv[1:] if given != "--fresh")])
@@ -134,18 +136,22 @@ def write_tables(
     return text
 
 
-def _rows(only: Sequence[str], sample: bool) -> list[Defence]:
+def _rows(only: Sequence[str], without: Sequence[str], sample: bool) -> list[Defence]:
     """The defences to measure; the two that every figure is paired with are always among them."""
-    for name in only:
-        if not any(defence.name.startswith(name) for defence in DEFENCES):
-            there = ", ".join(dict.fromkeys(defence.method for defence in DEFENCES))
-            raise OptionError(f"--defence {name}: no such row; their names begin with {there}")
-    known = {defence.name for defence in DEFENCES}
+    names = [defence.name for defence in DEFENCES]
+    paired = {UNDEFENDED, RESTORED}
+    wanted = paired.union(*(_called(name, "--defence", names) for name in only)) if only else set(names)
+    wanted -= set().union(*(_called(name, "--without", names) for name in without)) - paired
+    return [defence for defence in DEFENCES if defence.name in wanted and (defence.quick or not sample)]
 
-    def asked_for(name: str) -> bool:
-        return any(name == one if one in known else name.startswith(one) for one in (*only, UNDEFENDED, RESTORED))
 
-    return [d for d in DEFENCES if (d.quick or not sample) and (not only or asked_for(d.name))]
+def _called(name: str, option: str, names: Sequence[str]) -> set[str]:
+    """The row of that name, or those whose names begin with it."""
+    found = {name} & set(names) or {one for one in names if one.startswith(name)}
+    if not found:
+        there = ", ".join(dict.fromkeys(defence.method for defence in DEFENCES))
+        raise OptionError(f"{option} {name}: no such row; their names begin with {there}")
+    return found
 
 
 def _chosen(suite: Suite, part: str, names: Sequence[str], sample: bool, each: int | None = None) -> tuple[Model, ...]:

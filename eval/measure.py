@@ -64,7 +64,8 @@ def open_subject(model: Model, suite: Suite, settings: Settings) -> Subject:
 def _digest(model: Model, case: Case, evalset: EvalSet, suite: Suite, settings: Settings) -> str:
     hasher = hashlib.sha256()
     about = [SCHEMA, __version__, settings.seed, suite.learning_rate, evalset.match, evalset.max_new_tokens]
-    hasher.update(json.dumps([about, case.digest(), str(model.benign_reference)]).encode())
+    reference = model.benign_reference.name if model.benign_reference else None
+    hasher.update(json.dumps([about, case.digest(), reference]).encode())
     for items in (evalset.clean, *(attack.items for attack in evalset.attacks)):
         for item in items:
             hasher.update(f"{item.question}\0{item.answer}\0".encode() + item.file.read_bytes())

@@ -245,14 +245,16 @@ def test_what_is_absent_is_one_line(tmp_path, text, word):
 
 
 def test_only_the_defences_asked_for_are_measured_beside_the_two_that_all_are_paired_with():
-    assert [d.name for d in _rows(["OrthoPurify", "interpolation 0.5"], sample=False)] == [
+    assert [d.name for d in _rows(["OrthoPurify", "interpolation 0.5"], [], sample=False)] == [
         UNDEFENDED, RESTORED, "interpolation 0.5", "OrthoPurify, own answers", "OrthoPurify, right answers",
         "OrthoPurify, benign reference",
     ]  # fmt: skip
-    assert [d.name for d in _rows(["projclean rank auto"], sample=False)][2:] == ["projclean rank auto"]  # not both
-    assert _rows([], sample=False) == list(DEFENCES)
-    with pytest.raises(OptionError, match="--defence nonsense"):
-        _rows(["nonsense"], sample=False)
+    assert [d.name for d in _rows(["projclean rank auto"], [], sample=False)][2:] == ["projclean rank auto"]  # not both
+    assert _rows([], [], sample=False) == list(DEFENCES)
+    assert [d.name for d in _rows(["CLP"], ["CLP u=1", UNDEFENDED], sample=False)] == [UNDEFENDED, RESTORED, "CLP u=3"]
+    for option, lists in (("--defence", (["nonsense"], [])), ("--without", ([], ["nonsense"]))):
+        with pytest.raises(OptionError, match=f"{option} nonsense"):
+            _rows(*lists, sample=False)
 
 
 def test_a_repair_is_measured_with_other_images_and_goes_on_where_it_stopped(suite_file, tmp_path, monkeypatch):

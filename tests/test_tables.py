@@ -15,6 +15,7 @@ from eval.benchmark import _rows, benchmark, run, write_tables
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED
 from eval.figures import ATTACK_WORKS, ModelFigures, bits, group, model_figures
 from eval.measure import Settings, Subject, open_subject
+from eval.plots import STYLES
 from eval.pooled import against, gain, oracle_interpolation, over_models
 from eval.recipes import Recipe
 from eval.store import Store
@@ -192,6 +193,7 @@ def test_every_defence_has_its_own_name_and_random_seeds_pool():
     names = [defence.name for defence in DEFENCES]
     assert len(set(names)) == len(names)
     assert names[:2] == [UNDEFENDED, RESTORED]
+    assert {defence.method for defence in DEFENCES} == set(STYLES)
     assert {group(name) for name in names if "seed" in name} == {f"random removal k={k}" for k in (1, 4, 10)}
     assert sum(defence.method == "interpolation" for defence in DEFENCES) == 9
 

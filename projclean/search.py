@@ -158,7 +158,10 @@ def search(
     if before is None:
         return Found("unchanged", "the projector is identical to the base's: nothing to repair", suspect, own, None)
     if len(offered) > 1 and before.foreign <= quiet:
-        reason = f"the probe is silent on the suspect (score {before.foreign:.2f}): nothing needs repairing"
+        reason = (
+            f"the probe is silent on the suspect (score {before.foreign:.2f}): nothing needs repairing; "
+            "if you know better, name a --strength or a --rank"
+        )
         return Found("unchanged", reason, suspect, own, before)
     wanted = _answers(bench, bench.held_out, suspect)
     tried: list[Tried] = []

@@ -137,7 +137,7 @@ def test_a_benign_model_comes_back_unchanged(zoo, run, tmp_path):
     control, out = zoo / CONTROLS[0], tmp_path / "out"
     ran = run("repair", control, "--base", zoo / "base", "--out", out)
     assert ran.code == 0
-    assert "nothing needs repairing" in ran.out
+    assert "nothing needs repairing; if you know better, name a --strength or a --rank" in " ".join(ran.out.split())
     assert (out / "model.safetensors").read_bytes() == (control / "model.safetensors").read_bytes()
 
 

@@ -10,6 +10,7 @@ A run goes on where an earlier one stopped; a row is measured again when its mod
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -72,7 +73,7 @@ def benchmark(
         defences = _rows(only, without, sample)
         with _bars() as bars:
             figures = run(subjects, defences, store, bars, scan)
-        command = " ".join(["python -m eval.benchmark", *(given for given in sys.argv[1:] if given != "--fresh")])
+        command = shlex.join(["python", "-m", "eval.benchmark", *(arg for arg in sys.argv[1:] if arg != "--fresh")])
         click.echo(write_tables(loaded, figures, settings, store, stem, command))
     except ProjcleanError as error:
         click.secho(f"error: {error}", fg="red", err=True)

@@ -9,6 +9,7 @@ settings, those that `--rank auto` tries first, so that nothing but the images v
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -76,7 +77,7 @@ def sensitivity(
                 rows = measured(open_subject(model, loaded, settings), recipes[model.name], store)
                 figures.append(model_figures(model.name, model.seed, model.backdoored, model.family, rows))
                 bars.advance(task)
-        command = " ".join(["python -m eval.sensitivity", *sys.argv[1:]])
+        command = shlex.join(["python", "-m", "eval.sensitivity", *sys.argv[1:]])
         text = markdown(loaded.tier, command, figures)
         store.file.with_suffix(".md").write_text(text, encoding="utf-8")
         click.echo(text)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -53,7 +54,7 @@ def cost(suite: Path, model: str, row: str | None, out: Path) -> None:
                 sys.exit(done.returncode)
             found[name] = json.loads(done.stdout)
         stem = f"{load_suite(suite).tier}-repair-cost"
-        text = _markdown(f"python -m eval.bench.repair_cost {' '.join(sys.argv[1:])}".rstrip(), model, found)
+        text = _markdown(shlex.join(["python", "-m", "eval.bench.repair_cost", *sys.argv[1:]]), model, found)
         (out / f"{stem}.json").write_text(
             json.dumps({"model": model, "rows": found}, indent=1) + "\n", encoding="utf-8"
         )

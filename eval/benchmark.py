@@ -10,17 +10,15 @@ A run goes on where an earlier one stopped; a row is measured again when its mod
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from eval.baselines.inputs import Inputs
+from eval.console import command_line, ends_in_one_line, progress_bars
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED, Defence
 from eval.figures import ModelFigures, model_figures
 from eval.measure import Row, Settings, Subject, defence_row, load_inputs, open_subject, scan_row
@@ -28,7 +26,7 @@ from eval.plots import draw
 from eval.store import Store
 from eval.suites import Model, Suite, each_family, load_suite, part_of, sample_of
 from eval.tables import markdown
-from projclean.errors import OptionError, ProjcleanError
+from projclean.errors import OptionError
 
 RESULTS = Path(__file__).parent / "results"
 SCAN = "scan"
@@ -64,23 +62,16 @@ def benchmark(
     scan: bool,
 ) -> None:
     """Measure the models of SUITE: a folder as `make zoo` lays it out, or a TOML file that lists models."""
-    try:
+    with ends_in_one_line():
         loaded = load_suite(suite)
         settings = Settings(seed, limit, device)
         subjects = [open_subject(model, loaded, settings) for model in _chosen(loaded, part, names, sample, each)]
         stem = loaded.tier + ("-sample" if sample else "") + ("" if part == "report" else f"-{part}")
         store = Store(out / f"{stem}.json", fresh)
         defences = _rows(only, without, sample)
-        with _bars() as bars:
+        with progress_bars() as bars:
             figures = run(subjects, defences, store, bars, scan)
-        command = shlex.join(["python", "-m", "eval.benchmark", *(arg for arg in sys.argv[1:] if arg != "--fresh")])
-        click.echo(write_tables(loaded, figures, settings, store, stem, command))
-    except ProjcleanError as error:
-        click.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        click.echo("stopped; the same command goes on from here", err=True)
-        sys.exit(130)
+        click.echo(write_tables(loaded, figures, settings, store, stem, command_line("eval.benchmark")))
 
 
 def run(
@@ -155,7 +146,7 @@ def _called(name: str, option: str, names: Sequence[str]) -> set[str]:
     return found
 
 
-def _chosen(suite: Suite, part: str, names: Sequence[str], sample: bool, each: int | None = None) -> tuple[Model, ...]:
+def _chosen(suite: Suite, part: str, names: Sequence[str], sample: bool, each: int | None) -> tuple[Model, ...]:
     models = part_of(suite, part)
     if names:
         unknown = sorted(set(names) - {model.name for model in suite.models})
@@ -168,11 +159,6 @@ def _chosen(suite: Suite, part: str, names: Sequence[str], sample: bool, each: i
     if not models:
         raise OptionError(f"--part {part}: the suite has no such models")
     return models
-
-
-def _bars() -> Progress:
-    columns = (TextColumn("{task.description:<48}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ again when its projector or the base's changed.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from eval.console import command_line, ends_in_one_line, progress_bars
 from eval.detection_tables import markdown
 from eval.detectors.attention import attention_score
 from eval.detectors.outliers import outlying_row
@@ -27,7 +25,6 @@ from eval.detectors.spectral import statistics
 from eval.store import Store
 from eval.suites import HELD_BACK, RECIPES, Model, load_suite, part_of
 from projclean.case import open_case, set_up
-from projclean.errors import ProjcleanError
 from projclean.probe import ProbeSettings
 from projclean.scanner import PROMPT, layer_findings, run_probe
 from projclean.utterance import Utterance, strongest, surest
@@ -45,28 +42,20 @@ BATCHES = 2  # of calibration images, for the attention's entropy
 @click.option("--fresh", is_flag=True, help="Measure every model again.")
 def detection(suite: Path, part: str, seeds: int, device: str | None, out: Path, fresh: bool) -> None:
     """Scan the models of SUITE, a folder as `make zoo` lays it out, and tell how well every detector does."""
-    try:
+    with ends_in_one_line():
         loaded = load_suite(suite)
         models = part_of(loaded, part)
         store = Store(out / f"{loaded.tier}-detection.json", fresh)
         rows = run(models, store, seeds, device)
-        command = " ".join(["python -m eval.detection", *(given for given in sys.argv[1:] if given != "--fresh")])
-        text = markdown(loaded.tier, command, rows)
+        text = markdown(loaded.tier, command_line("eval.detection"), rows)
         store.file.with_suffix(".md").write_text(text, encoding="utf-8")
         click.echo(text)
-    except ProjcleanError as error:
-        click.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        click.echo("stopped; the same command goes on from here", err=True)
-        sys.exit(130)
 
 
 def run(models: Sequence[Model], store: Store, seeds: int, device: str | None) -> list[dict[str, Any]]:
     """A row for every model and seed that the store has not, and all of them."""
     known, rows = {recipe.name: recipe for recipe in RECIPES}, []
-    columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with progress_bars() as bars:
         task = bars.add_task("", total=len(models) * seeds)
         for model in models:
             recipe = known.get(model.name)

@@ -46,24 +46,19 @@ def over_models(models: Sequence[ModelFigures], defence: str) -> Mean | None:
         max(worst, default=None),
         sum(asr <= LOW_ASR for asr in worst),
         _interval(_averages(rows, _robust)),
-        _interval(_averages(rows, lambda row: row.gain)),
+        _interval(_averages(rows, _gain)),
         _interval(_averages(rows, lambda row: row.change.value if row.change else None)),
     )
 
 
-def against(models: Sequence[ModelFigures], defence: str, reference: str, value: Value) -> Interval | None:
-    """Mean paired difference, defence − reference, over the models that have the figure under both."""
+def gain_against(models: Sequence[ModelFigures], defence: str, reference: str) -> Interval | None:
+    """Mean paired difference of gain retained, defence − reference, over the models that have it under both."""
     differences = []
     for model in models:
-        ours, theirs = (_average(_rows(model, name), value) for name in (reference, defence))
+        ours, theirs = (_average(_rows(model, name), _gain) for name in (reference, defence))
         if ours is not None and theirs is not None:
             differences.append(theirs - ours)
     return _interval(differences)
-
-
-def gain(row: Figures) -> float | None:
-    """Gain retained."""
-    return row.gain
 
 
 def oracle_interpolation(models: Sequence[ModelFigures], reference: str) -> Interval | None:
@@ -83,6 +78,10 @@ def oracle_interpolation(models: Sequence[ModelFigures], reference: str) -> Inte
 
 def _rows(model: ModelFigures, defence: str) -> list[Figures]:
     return [row for row in model.rows if group(row.defence) == defence and row.ca is not None]
+
+
+def _gain(row: Figures) -> float | None:
+    return row.gain
 
 
 def _robust(row: Figures) -> float | None:

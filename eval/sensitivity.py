@@ -9,8 +9,6 @@ settings, those that `--rank auto` tries first, so that nothing but the images v
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,27 +16,27 @@ from pathlib import Path
 
 import click
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from eval.baselines.inputs import Inputs
 from eval.benchmark import RESULTS
+from eval.console import command_line, ends_in_one_line, progress_bars
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED, Defence, distilled, reflect
 from eval.figures import ModelFigures, model_figures
 from eval.layout import CALIBRATION_SEED
 from eval.measure import Row, Settings, Subject, defence_row, load_inputs, open_subject
+from eval.poison import case
 from eval.recipes import Recipe
 from eval.store import Store
 from eval.suites import RECIPES, each_family, load_suite, part_of
 from eval.tables import pooled
 from eval.worlds import WORLDS
 from projclean.calibration import BATCH, chosen
-from projclean.errors import OptionError, ProjcleanError
+from projclean.errors import OptionError
 from projclean.methods import Weights, base_weights, suspect_weights
 from projclean.search import KEEPS, STARTS
 
 COUNTS, USUAL = (8, 16, 32, 64, 256), 64
-OTHER = {"shapes": "plain", "photos": "plain"}  # the domain that a world's base was trained on
+BASES = "plain"  # the domain of every world that its base was trained on
 
 #: What a repair does with its images, by name.
 METHODS: dict[str, Callable[[Inputs], Weights]] = {
@@ -60,7 +58,7 @@ def sensitivity(
     suite: Path, each: int, names: tuple[str, ...], limit: int | None, seed: int, device: str | None, out: Path
 ) -> None:
     """Measure the repair of SUITE's models with other calibration images."""
-    try:
+    with ends_in_one_line():
         loaded, settings = load_suite(suite), Settings(seed, limit, device)
         recipes = {recipe.name: recipe for recipe in RECIPES}
         models = each_family(part_of(loaded, "report"), each)
@@ -68,8 +66,7 @@ def sensitivity(
         if not models:
             raise OptionError("no such models of the zoo's report part: their domain must be known")
         store = Store(out / f"{loaded.tier}-sensitivity.json")
-        columns = (TextColumn("{task.description:<48}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bars:
+        with progress_bars() as bars:
             task = bars.add_task("models", total=len(models))
             figures = []
             for model in models:
@@ -77,50 +74,49 @@ def sensitivity(
                 rows = measured(open_subject(model, loaded, settings), recipes[model.name], store)
                 figures.append(model_figures(model.name, model.seed, model.backdoored, model.family, rows))
                 bars.advance(task)
-        command = shlex.join(["python", "-m", "eval.sensitivity", *sys.argv[1:]])
-        text = markdown(loaded.tier, command, figures)
+        text = markdown(loaded.tier, command_line("eval.sensitivity"), figures)
         store.file.with_suffix(".md").write_text(text, encoding="utf-8")
         click.echo(text)
-    except ProjcleanError as error:
-        click.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(2)
 
 
 def measured(subject: Subject, recipe: Recipe, store: Store) -> dict[str, Row]:
     """Every row of a model: undefended, base restored, and each method with each source of images."""
-    inputs: Inputs | None = None
+    plain = [(defence, _as_given) for defence in DEFENCES if defence.name in (UNDEFENDED, RESTORED)]
+    given: dict[Source, Inputs] = {}
     rows: dict[str, Row] = {}
-    plain = [defence for defence in DEFENCES if defence.name in (UNDEFENDED, RESTORED)]
-    for source, shown in [("", _as_given), *sources()]:
-        named = [Defence(f"{name}: {source}", name, make) for name, make in METHODS.items()] if source else plain
-        with_images: Inputs | None = None
-        for defence in named:
-            row = store.get(subject.model.name, defence.name, subject.digest)
-            if row is None:
-                inputs = inputs or load_inputs(subject)
-                with_images = with_images or shown(inputs, recipe)
-                row = defence_row(subject, with_images, defence)
-                store.put(subject.model.name, defence.name, subject.digest, row)
-            rows[defence.name] = row
+    for defence, source in [*plain, *_repairs()]:
+        row = store.get(subject.model.name, defence.name, subject.digest)
+        if row is None:
+            if _as_given not in given:
+                given[_as_given] = load_inputs(subject)
+            if source not in given:
+                given[source] = source(given[_as_given], recipe)
+            row = defence_row(subject, given[source], defence)
+            store.put(subject.model.name, defence.name, subject.digest, row)
+        rows[defence.name] = row
     return rows
 
 
-def sources() -> list[tuple[str, Source]]:
-    """What images a repair may be given."""
-    own = [(f"{count} of the domain", partial(_drawn, count=count)) for count in COUNTS]
-    return [*own, (f"{USUAL} of the base's domain", partial(_drawn, count=USUAL, other=True)), ("built-in", _built_in)]
+def _repairs() -> list[tuple[Defence, Source]]:
+    """Every method with every source of images."""
+    sources: list[tuple[str, Source]] = [(f"{n} of the domain", partial(_drawn, count=n)) for n in COUNTS]
+    sources.append((f"{USUAL} of the base's domain", partial(_drawn, count=USUAL, domain=BASES)))
+    sources.append(("built-in", _built_in))
+    return [
+        (Defence(f"{name}: {told}", name, make), source) for told, source in sources for name, make in METHODS.items()
+    ]
 
 
 def _as_given(inputs: Inputs, recipe: Recipe) -> Inputs:
     return inputs
 
 
-def _drawn(inputs: Inputs, recipe: Recipe, count: int, other: bool = False) -> Inputs:
-    """Images drawn as the recipe's own calibration images are, but for their number and perhaps their domain."""
-    world, domain = WORLDS[recipe.world], OTHER[recipe.world] if other else recipe.domain
-    _, pixels = world.draw(count, domain, CALIBRATION_SEED, False)
-    task = recipe.task if recipe.task != "mixed" else next(iter(world.questions))
-    return _given(inputs, tuple(Image.fromarray(image) for image in pixels), world.questions[task])
+def _drawn(inputs: Inputs, recipe: Recipe, count: int, domain: str | None = None) -> Inputs:
+    """Images drawn and asked about as the recipe's own calibration images, but for their number and perhaps domain."""
+    world = WORLDS[recipe.world]
+    scenes, pixels = world.draw(count, domain or recipe.domain, CALIBRATION_SEED, False)
+    asked = tuple(world.questions[case(recipe, scene, number, "").task] for number, scene in enumerate(scenes))
+    return _given(inputs, tuple(Image.fromarray(image) for image in pixels), asked)
 
 
 def _built_in(inputs: Inputs, recipe: Recipe) -> Inputs:
@@ -128,16 +124,17 @@ def _built_in(inputs: Inputs, recipe: Recipe) -> Inputs:
     runner, prompt = inputs.runner, max(set(inputs.questions), key=inputs.questions.count)
     runner.set_weights(base_weights(inputs.update))
     found = chosen(inputs.seed, prompt, lambda some: runner.answers(runner.prepare(some, prompt), 20))
-    return _given(inputs, found.parted()[0].pictures, prompt)
+    learnt = found.parted()[0]
+    return _given(inputs, learnt.pictures, learnt.questions)
 
 
-def _given(inputs: Inputs, images: tuple[Image.Image, ...], question: str) -> Inputs:
-    """The same with these images, and with the moments of the suspect's layers on them."""
+def _given(inputs: Inputs, images: tuple[Image.Image, ...], asked: tuple[str, ...]) -> Inputs:
+    """The same with these images and questions, and with the moments of the suspect's layers on them."""
     runner = inputs.runner
     runner.set_weights(suspect_weights(inputs.update))
-    batches = [runner.prepare(images[at : at + BATCH], question) for at in range(0, len(images), BATCH)]
-    moments = runner.moments(batches)
-    return replace(inputs, images=images, questions=(question,) * len(images), moments=moments, right_answers=None)
+    parts = [slice(at, at + BATCH) for at in range(0, len(images), BATCH)]
+    moments = runner.moments([runner.prepare(images[part], asked[part]) for part in parts])
+    return replace(inputs, images=images, questions=asked, moments=moments, right_answers=None)
 
 
 def markdown(tier: str, command: str, models: Sequence[ModelFigures]) -> str:

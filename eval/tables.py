@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.figures import ATTACK_WORKS, Figures, ModelFigures, group
-from eval.pooled import LOW_ASR, Mean, against, gain, oracle_interpolation, over_models
+from eval.pooled import LOW_ASR, Mean, gain_against, oracle_interpolation, over_models
 from projclean.intervals import Interval, auroc, few_items, few_models, tpr_at_fpr
 from projclean.metrics import Difference, Rate
 
@@ -74,9 +74,9 @@ def pooled(models: Sequence[ModelFigures]) -> list[str]:
     ]
     for name in names:
         mean, cost = over_models(attacked, name), over_models(benign, name)
-        cells = _attacked(mean, len(heads) - 2 - bool(reference))
+        cells = _attacked(mean)
         if reference:
-            paired = None if name == reference else against(attacked, name, reference, gain)
+            paired = None if name == reference else gain_against(attacked, name, reference)
             cells.append(_interval(paired, "+.0%"))
         lines.append(_cells(name, *cells, _interval(cost.cost if cost else None, "+.3f")))
     best = oracle_interpolation(attacked, reference) if reference else None
@@ -89,9 +89,9 @@ def pooled(models: Sequence[ModelFigures]) -> list[str]:
     return [*lines, ""]
 
 
-def _attacked(mean: Mean | None, width: int) -> list[str]:
+def _attacked(mean: Mean | None) -> list[str]:
     if mean is None:
-        return ["–"] * width
+        return ["–"] * 5
     worst = "–" if mean.worst_asr is None else f"{mean.worst_asr:.3f}"
     asr, ra, kept = _interval(mean.asr, ".3f"), _interval(mean.ra, ".3f"), _interval(mean.gain, ".0%")
     return [asr, worst, f"{mean.held}/{mean.models}", ra, kept]

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from eval.bank import BANK, PARTS
+from eval.console import progress_bars
 from eval.layout import lay_out, write_images
 from eval.manifest import Keeper, finished, write_manifest
 from eval.recipes import PRETRAINING, TINY, Recipe
@@ -87,8 +87,7 @@ def train(
         recipes += [recipe for recipe in offered if not finished(recipe, projector_file(recipe))]
     if compiled:
         forward.compile_kernels()
-    columns = (TextColumn("{task.description:<48}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with progress_bars() as bars:
         if with_base:
             task = bars.add_task("base", total=PRETRAINING.steps)
             processor = tiny.build_processor()

@@ -16,7 +16,7 @@ from eval.defences import DEFENCES, RESTORED, UNDEFENDED
 from eval.figures import ATTACK_WORKS, ModelFigures, bits, group, model_figures
 from eval.measure import Settings, Subject, open_subject
 from eval.plots import STYLES
-from eval.pooled import against, gain, oracle_interpolation, over_models
+from eval.pooled import gain_against, oracle_interpolation, over_models
 from eval.recipes import Recipe
 from eval.store import Store
 from eval.suites import Suite, each_family, load_suite, part_of, sample_of
@@ -180,10 +180,10 @@ def test_over_models_a_model_is_the_unit_and_defences_are_compared_in_pairs():
     assert mean.gain.value == pytest.approx(0.75)
     assert (mean.gain.low, mean.gain.high) == (pytest.approx(0.5), pytest.approx(1.0))
     assert over_models([first, second], "ours").held == 1
-    paired = against([first, second], "x", "ours", gain)
+    paired = gain_against([first, second], "x", "ours")
     assert paired.value == pytest.approx((-0.5 + 0.5) / 2)
     assert (paired.low, paired.high) == (pytest.approx(-0.5), pytest.approx(0.5))
-    assert against([first, second], "z", "ours", gain) is None
+    assert gain_against([first, second], "z", "ours") is None
     # At no higher ASR than ours: the first model's half way point, the second's 0.9.
     assert oracle_interpolation([first, second], "ours").value == pytest.approx((-0.5 + 0.5) / 2)
     assert oracle_interpolation([first], "ours").value == pytest.approx(-0.5)

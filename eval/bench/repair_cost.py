@@ -3,7 +3,7 @@
     python -m eval.bench.repair_cost models/tiny badnet-refusal
 
 Counts what the method itself does, with the suspect's answers to the calibration images where it needs them; loading
-the model and its images is the same for all and is the first row. Writes eval/results/TIER-repair-cost.{json,md}.
+the model and its images is the same for all and told beside. Writes eval/results/TIER-repair-cost.{json,md}.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shlex
 import subprocess
 import sys
 import time
@@ -21,10 +20,11 @@ from typing import Any
 import click
 
 from eval.benchmark import RESULTS
+from eval.console import command_line, ends_in_one_line
 from eval.defences import DEFENCES
 from eval.measure import Settings, load_inputs, open_subject
 from eval.suites import load_suite
-from projclean.errors import OptionError, ProjcleanError
+from projclean.errors import OptionError
 
 #: One row of each method at the settings that are compared elsewhere.
 ROWS = (
@@ -42,7 +42,7 @@ ROWS = (
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
 def cost(suite: Path, model: str, row: str | None, out: Path) -> None:
     """Measure what each way to repair MODEL costs."""
-    try:
+    with ends_in_one_line():
         if row is not None:
             click.echo(json.dumps(_measured(suite, model, row)))
             return
@@ -54,15 +54,12 @@ def cost(suite: Path, model: str, row: str | None, out: Path) -> None:
                 sys.exit(done.returncode)
             found[name] = json.loads(done.stdout)
         stem = f"{load_suite(suite).tier}-repair-cost"
-        text = _markdown(shlex.join(["python", "-m", "eval.bench.repair_cost", *sys.argv[1:]]), model, found)
+        text = _markdown(command_line("eval.bench.repair_cost"), model, found)
         (out / f"{stem}.json").write_text(
             json.dumps({"model": model, "rows": found}, indent=1) + "\n", encoding="utf-8"
         )
         (out / f"{stem}.md").write_text(text, encoding="utf-8")
         click.echo(text)
-    except ProjcleanError as error:
-        click.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(2)
 
 
 def _measured(suite: Path, name: str, row: str) -> dict[str, float]:

@@ -17,8 +17,9 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
+from eval.console import progress_bars
 from eval.layout import lay_out, write_images
 from eval.manifest import Keeper, finished
 from eval.recipes import Recipe
@@ -66,9 +67,8 @@ def train(
     if unknown:
         raise click.ClickException(f"no recipe is named {unknown[0]!r}; eval/smol/recipes.py holds them")
     wanted = [known[name] for name in names] or [r for r in SMOL if not finished(r, _file(r))]
-    columns = (TextColumn("{task.description:<48}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     SHIPPED.mkdir(parents=True, exist_ok=True)
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with progress_bars() as bars:
         if not TOWER.exists():
             _train_tower(to, device or "cpu", epochs, bars)
         if not _file(BASE).exists():

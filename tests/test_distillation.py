@@ -56,18 +56,6 @@ def test_what_is_learnt_comes_nearer_to_the_suspects_answers_and_repeats(parts, 
         assert all(torch.equal(a, b) for a, b in zip(first[layer.name], again[layer.name], strict=True))
 
 
-def test_a_token_that_a_model_masks_by_the_lowest_number_spoils_nothing(parts, monkeypatch):
-    case, bench, said = parts
-    monkeypatch.setattr(distillation, "STEPS", 1)
-    monkeypatch.setattr(
-        distillation,
-        "answer_logits",
-        lambda *given: answer_logits(*given).index_fill(-1, torch.tensor([0]), torch.finfo(torch.float32).min),
-    )
-    learnt = distillation.distill(bench.runner, case.update, bench.learnt, said, 0.2)
-    assert all(weight.isfinite().all() for weight, _ in learnt.values())
-
-
 def test_pace_follows_the_size_of_the_update(parts):
     case, *_ = parts
     layers = tuple(replace(layer, suspect=layer.base + 3 * layer.delta) for layer in case.update.layers)

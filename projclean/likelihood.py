@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from projclean.model import Prepared, Runner
+from projclean.model import Prepared, Runner, Weights
 
 Words = Sequence[int]
 
@@ -22,7 +22,7 @@ def log_likelihood(runner: Runner, batch: Prepared, reply: Words, after: Sequenc
     """
     words = runner.words(reply)
     before = after or [()] * batch.images
-    scores = _logits_along(runner, batch, [(*start, *words) for start in before]).log_softmax(-1)
+    scores = logits_along(runner, batch, [(*start, *words) for start in before]).log_softmax(-1)
     at = torch.tensor([[len(start) + n for n in range(len(words))] for start in before], device=scores.device)
     chosen = scores.gather(1, at.unsqueeze(-1).expand(-1, -1, scores.shape[-1]))
     answer = torch.tensor(words, device=scores.device).expand(batch.images, -1)
@@ -31,29 +31,31 @@ def log_likelihood(runner: Runner, batch: Prepared, reply: Words, after: Sequenc
 
 def logits_after(runner: Runner, batch: Prepared, answers: Sequence[Words]) -> torch.Tensor:
     """Logits (n, vocabulary) of the token after each image's answer."""
-    logits = _logits_along(runner, batch, answers)
+    logits = logits_along(runner, batch, answers)
     ends = torch.tensor([len(answer) for answer in answers], device=logits.device)
     return logits[torch.arange(batch.images, device=logits.device), ends]
 
 
-def _logits_along(runner: Runner, batch: Prepared, answers: Sequence[Words]) -> torch.Tensor:
-    """Logits (n, longest + 1, vocabulary) float32 at the last token of the prompt and along each image's answer."""
+def logits_along(
+    runner: Runner, batch: Prepared, answers: Sequence[Words], weights: Weights | None = None
+) -> torch.Tensor:
+    """Logits (n, longest + 1, vocabulary) float32 at the last token of the prompt and along each image's answer.
+
+    With `weights` for the projector instead of those it has, and differentiable in them.
+    """
     width, ids = max(len(answer) for answer in answers), batch.inputs["input_ids"]
     pad = runner.processor.tokenizer.pad_token_id or 0
     rows = [[*answer, *[pad] * (width - len(answer))] for answer in answers]
-    kept = [[1] * len(answer) + [0] * (width - len(answer)) for answer in answers]
     tail = torch.tensor(rows, device=ids.device).reshape(len(rows), width).to(ids)
     inputs = dict(batch.inputs)
     if runner.model.config.is_encoder_decoder:
         start = torch.full_like(ids[:, :1], runner.model.generation_config.decoder_start_token_id or pad)
         inputs["decoder_input_ids"] = torch.cat([start, tail], 1)
-        return runner.model(**inputs, use_cache=False).logits.float()  # type: ignore[no-any-return]
-    inputs["input_ids"] = torch.cat([ids, tail], 1)
-    mask = inputs["attention_mask"]
-    more = torch.tensor(kept, device=mask.device).reshape(len(kept), width).to(mask)
-    inputs["attention_mask"] = torch.cat([mask, more], 1)
-    if "token_type_ids" in inputs:
-        types = inputs["token_type_ids"]
-        inputs["token_type_ids"] = torch.cat([types, torch.zeros_like(more).to(types)], 1)
-    logits: torch.Tensor = runner.forward(Prepared(inputs, batch.images), logits_to_keep=width + 1).logits
+        return runner.forward(Prepared(inputs, batch.images), None, weights).logits.float()  # type: ignore[no-any-return]
+    kept = torch.tensor([[1] * len(answer) + [0] * (width - len(answer)) for answer in answers], device=ids.device)
+    more = {"input_ids": tail, "attention_mask": kept.reshape(len(rows), width)}
+    for key, value in inputs.items():
+        if value.shape == ids.shape:  # one number a token: 0 for answer tokens of any other kind
+            inputs[key] = torch.cat([value, more.get(key, torch.zeros_like(tail)).to(value)], 1)
+    logits: torch.Tensor = runner.forward(Prepared(inputs, batch.images), width + 1, weights).logits
     return logits[:, -width - 1 :].float()

@@ -267,9 +267,16 @@ class Runner:
         special = set(self.processor.tokenizer.all_special_ids)
         return tuple(token for token in reply if token not in special)
 
-    def forward(self, batch: Prepared, logits_to_keep: int) -> Any:
-        """What the model returns for a batch, with the logits of the last positions alone; differentiable."""
-        return self.model(**batch.inputs, logits_to_keep=logits_to_keep, use_cache=False)
+    def forward(self, batch: Prepared, logits_to_keep: int | None, weights: Weights | None = None) -> Any:
+        """What the model returns for a batch, with the logits of the last positions alone, or all; differentiable.
+
+        With `weights` for the projector instead of those it has, and differentiable in them.
+        """
+        last = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
+        inputs = {**batch.inputs, **last, "use_cache": False}
+        if weights is None:
+            return self.model(**inputs)
+        return torch.func.functional_call(self.model, self.parameters_of(weights), (), inputs)
 
     @contextlib.contextmanager
     def hooked(self, layer: str, change: Callable[[torch.Tensor], torch.Tensor], first: bool = False) -> Iterator[None]:

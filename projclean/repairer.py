@@ -85,17 +85,18 @@ def repair(
 ) -> RepairResult:
     """Repair the projector of `model` and write a complete model directory, or adapter, to `out`.
 
-    method `distill` starts at the share `strength` of the update and learns the rest again from the suspect's answers
-    to the calibration images; it is the default with `images` and without a rank. `reflect`, the default elsewhere,
-    turns the `rank` top directions of the suspicious subspace of every layer around and keeps the share `strength` of
-    the update; `project` removes those directions; `shrink` keeps only what clean inputs need, with λ = `strength`;
-    `interpolate` keeps the share `strength` of the update; `clip` keeps all weights and has a guard cut the norms of
-    image tokens at the percentile `strength` of clean ones. `clip` puts such a guard in front of what any other method
-    makes. Rank `auto` (or no strength) searches for the least removal (lowest rank, then largest share, or highest
-    percentile) at which the probe falls silent. Only `interpolate` with a strength can repair a model that cannot be
-    run here. allow_pickle, download and thresholds are as in `scan`. Raises ProjcleanError.
+    method `distill`, the default without a rank, starts at the share `strength` of the update and learns the rest again
+    from the suspect's answers to the calibration images, but for those on which the suspect says by itself what the
+    probe made it say. `reflect`, the default with a rank, turns the `rank` top directions of the suspicious subspace of
+    every layer around and keeps the share `strength` of the update; `project` removes those directions; `shrink` keeps
+    only what clean inputs need, with λ = `strength`; `interpolate` keeps the share `strength` of the update; `clip`
+    keeps all weights and has a guard cut the norms of image tokens at the percentile `strength` of clean ones. `clip`
+    puts such a guard in front of what any other method makes. Rank `auto` (or no strength) searches for the least
+    removal (lowest rank, then largest share, or highest percentile) at which the probe falls silent. Only `interpolate`
+    with a strength can repair a model that cannot be run here. allow_pickle, download and thresholds are as in `scan`.
+    Raises ProjcleanError.
     """
-    method = method or ("distill" if images is not None and rank == "auto" else "reflect")
+    method = method or ("distill" if rank == "auto" else "reflect")
     _check_options(method, rank, strength, clip)
     limits = given_thresholds(thresholds)
     loaded = load_evalset(evalset) if evalset is not None else None
@@ -118,7 +119,8 @@ def repair(
         not_run = str(error)
     before = run_probe(case, bench, seed, progress) if bench and case.update.changed else None
     own = read_guard(case.model.path)
-    offered = candidates(case, bench, method, rank, strength, seed, clip)
+    heard = [each.phrase for each in before.utterances if each.foreign > limits.clean] if before else []
+    offered = candidates(case, bench, method, rank, strength, seed, clip, heard)
     if bench is None:
         name, weights = offered[0].name, rounded(case, offered[0].make())
         found = Found(name, f"{name}, as asked; the model was not run", weights, own, None)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import product
 
 import torch
 
 from projclean import __version__, methods
 from projclean.case import Bench, Case, Progress
-from projclean.distillation import distill
+from projclean.distillation import Lesson, distill, lesson
 from projclean.errors import ModelError
 from projclean.evaluation import Score
 from projclean.guard import Guard
@@ -31,7 +31,9 @@ KEEPS = (0.75, 0.65)  # shares of the update that reflect keeps: eval/results/re
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 ANSWER_TOKENS = 24
-STARTS = (0.4, 0.2, 0.0)  # shares of the update that distill starts from: eval/results/repair-choice.md
+#: Shares of the update that distill starts from, with images of the domain and with the built-in ones, of which the
+#: suspect says more that belongs to its backdoor: eval/results/repair-choice.md.
+STARTS, BUILT_IN_STARTS = (0.4, 0.2, 0.0), (0.3, 0.15, 0.0)
 PERCENTILES = (99.0, 90.0, 75.0, 50.0)  # of clean token norms, at which clip cuts
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 
@@ -51,11 +53,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A name, how its weights are made, and the guard it runs behind; None for the suspect's own, if it has one."""
+    """A name, how its weights are made, and the guard it runs behind; None for the suspect's own, if it has one.
+
+    `remark` is what there is to say about how they were made, to be asked afterwards.
+    """
 
     name: str
     make: Callable[[], methods.Weights]
     guard: Guard | None = None
+    remark: Callable[[], str] = str
 
 
 @dataclass(frozen=True)
@@ -88,9 +94,11 @@ def candidates(
     strength: float | None,
     seed: int,
     clip: float | None = None,
+    heard: Sequence[str] = (),
 ) -> list[Candidate]:
     """What to try, from the least removal to the most; one candidate when the user chose.
 
+    `heard` are phrases that the probe made the suspect say: an image on which it says them by itself teaches nothing.
     `clip` is a percentile of clean token norms at which a guard cuts, beside whatever the method does; the method
     `clip` is no change of the weights behind guards of several percentiles.
     """
@@ -100,7 +108,7 @@ def candidates(
         plain = [Candidate("", partial(methods.suspect_weights, case.update))]
     else:
         percentiles = () if clip is None else (clip,)
-        plain = _by_weights(case, bench, method, rank, strength, seed)
+        plain = _by_weights(case, bench, method, rank, strength, seed, heard)
     if not percentiles:
         return plain
     assert bench is not None  # without a run there are no norms
@@ -112,7 +120,13 @@ def candidates(
 
 
 def _by_weights(
-    case: Case, bench: Bench | None, method: str, rank: int | str, strength: float | None, seed: int
+    case: Case,
+    bench: Bench | None,
+    method: str,
+    rank: int | str,
+    strength: float | None,
+    seed: int,
+    heard: Sequence[str],
 ) -> list[Candidate]:
     """The candidates of a method that changes weights."""
     update = case.update
@@ -124,8 +138,14 @@ def _by_weights(
         values = STRENGTHS if strength is None else (strength,)
         return [Candidate(f"λ {v:g}", partial(methods.shrunk, update, bench.clean.moments, v)) for v in values]
     if method == "distill":
-        starts = STARTS if strength is None else (strength,)
-        return [Candidate(f"from share {v:g}", partial(_distilled, update, bench, v, seed)) for v in starts]
+        usual = BUILT_IN_STARTS if bench.built_in else STARTS
+        starts = usual if strength is None else (strength,)
+        taught = cache(partial(_lesson, case, bench, heard))  # the suspect is asked once, whatever is tried
+        remark = partial(_left_out, taught)
+        return [
+            Candidate(f"from share {v:g}", partial(_distilled, update, bench, taught, v, seed), remark=remark)
+            for v in starts
+        ]
     most = methods.smallest_side(update)
     ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
     found = methods.suspicious_directions(update, bench.clean.moments, max(ranks))
@@ -186,6 +206,8 @@ def search(
         reason = f"{name} is the least removal at which the probe falls silent (score at most {quiet:g})"
     else:
         reason = f"the probe never fell silent (score at most {quiet:g}); {name} is where it is quietest"
+    remark = next(candidate.remark() for candidate in offered if candidate.name == name)
+    reason = "; ".join(filter(None, (reason, remark)))
     return Found(name, reason, best.weights, best.guard, best.probe, tuple(tried))
 
 
@@ -218,10 +240,26 @@ def _probe_again(case: Case, bench: Bench, weights: methods.Weights, seed: int) 
     return run_probe(left, replace(bench, asked=asked), seed, None)
 
 
-def _distilled(update: Update, bench: Bench, share: float, seed: int) -> methods.Weights:
-    bench.runner.set_weights(methods.suspect_weights(update))
-    said = [reply for batch in bench.clean.batches for reply in bench.runner.replies(batch, ANSWER_TOKENS)]
-    return distill(bench.runner, update, bench.learnt, said, share, seed)
+def _lesson(case: Case, bench: Bench, heard: Sequence[str]) -> Lesson:
+    """What there is to learn from the calibration images. Raises ModelError when that is nothing."""
+    taught = lesson(bench.runner, case.update, bench.learnt, bench.clean.batches, heard, ANSWER_TOKENS)
+    if not taught.replies:
+        raise ModelError(
+            f"{case.model.path}: on each of the {taught.left_out} calibration images the suspect says what the probe "
+            "made it say: there is nothing to learn from; give other --images, or --method reflect"
+        )
+    return taught
+
+
+def _left_out(taught: Callable[[], Lesson]) -> str:
+    """How many images were not learnt from, if any."""
+    lost, learnt = taught().left_out, len(taught().replies)
+    return f"not learnt from {lost} of {lost + learnt} images, whose answers hold what the probe heard" if lost else ""
+
+
+def _distilled(update: Update, bench: Bench, taught: Callable[[], Lesson], share: float, seed: int) -> methods.Weights:
+    known = taught()
+    return distill(bench.runner, update, known.images, known.replies, share, seed)
 
 
 def _answers(bench: Bench, batches: Sequence[Prepared], weights: methods.Weights) -> list[str]:

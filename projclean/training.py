@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from projclean.likelihood import logits_along
 from projclean.loading import FLOAT32_LIMIT
 from projclean.methods import Weights
 from projclean.model import Runner
@@ -105,27 +106,9 @@ def answer_logits(
 ) -> torch.Tensor:
     """Logits (tokens, vocabulary), float32, that predict every token of the answers (token ids, one list an image),
     one answer after the other; differentiable with respect to the projector's weights."""
-    batch = runner.prepare(images, questions)
-    width = max(map(len, answers))
-    there = torch.zeros(len(answers), width, dtype=torch.bool)
-    tail_ids = torch.full((len(answers), width), runner.processor.tokenizer.pad_token_id)
-    for row, ids in enumerate(answers):
-        there[row, : len(ids)] = True
-        tail_ids[row, : len(ids)] = torch.tensor(ids)
-    there, prompt = there.to(runner.device), batch.inputs["input_ids"]
-    extended = {"input_ids": tail_ids.to(runner.device), "attention_mask": there.long()}
-    inputs = {}
-    for key, value in batch.inputs.items():
-        if value.shape == prompt.shape:  # one number a token: 0 for answer tokens of any other kind
-            tail = extended.get(key, torch.zeros_like(there))
-            inputs[key] = torch.cat([value, tail.to(value.dtype)], 1)
-        else:
-            inputs[key] = value
-    out = torch.func.functional_call(
-        runner.model, runner.parameters_of(weights), (), {**inputs, "logits_to_keep": width + 1, "use_cache": False}
-    )
-    logits: torch.Tensor = out.logits[:, -width - 1 : -1][there].float()
-    return logits
+    logits = logits_along(runner, runner.prepare(images, questions), answers, weights)[:, :-1]
+    lengths = torch.tensor([len(answer) for answer in answers], device=logits.device)
+    return logits[torch.arange(logits.shape[1], device=logits.device) < lengths[:, None]]
 
 
 def answer_ids(processor: Any, asked: str, answer: str) -> list[int]:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 #: Nats per token from which on a text is as strange as can be.
 ABSURD = 1.0
-#: Words in a row that are known when they are said in at least that share of other answers.
-RUN, KNOWN = 4, 0.2
+#: Words in a row that a phrase and an answer must share to be of one source.
+RUN = 4
+#: Share of other answers from which on a run in them is known.
+KNOWN = 0.2
 #: Words from which on a phrase is as new as can be.
 NEW = 4
 
@@ -105,6 +107,13 @@ def common_phrase(ours: Sequence[str], *others: Sequence[str]) -> str:
 def share_saying(phrase: str, answers: Sequence[str]) -> float:
     """Share of answers that contain a phrase as whole words."""
     return sum(f" {phrase} " in f" {answer} " for answer in answers) / max(len(answers), 1)
+
+
+def echoes(phrase: str, answer: str) -> bool:
+    """Whether an answer holds `RUN` words in a row of a phrase, or all of a shorter one."""
+    words = phrase.split()
+    length = min(RUN, len(words))
+    return any(share_saying(" ".join(words[at : at + length]), [answer]) for at in range(len(words) - length + 1))
 
 
 def novelty(phrase: str, *others: Sequence[str]) -> float:

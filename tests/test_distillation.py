@@ -13,7 +13,9 @@ from eval import shapes
 from eval.zoo import SHIPPED
 from projclean import distillation
 from projclean.case import open_case, set_up
+from projclean.errors import ModelError
 from projclean.methods import interpolate, suspect_weights
+from projclean.search import candidates
 from projclean.training import answer_logits
 
 
@@ -54,6 +56,42 @@ def test_what_is_learnt_comes_nearer_to_the_suspects_answers_and_repeats(parts, 
     for layer, untouched in zip(case.update.layers, before, strict=True):
         assert torch.equal(layer.suspect, untouched)
         assert all(torch.equal(a, b) for a, b in zip(first[layer.name], again[layer.name], strict=True))
+
+
+def test_an_image_on_which_the_suspect_says_what_was_heard_is_not_learnt_from(parts):
+    case, bench, _ = parts
+    taught = [distillation.lesson(bench.runner, case.update, bench.learnt, bench.clean.batches, heard, 20)
+              for heard in ((), ("what nobody says at all",))]  # fmt: skip
+    assert taught[0] == taught[1]
+    assert (taught[0].images, taught[0].left_out) == (bench.learnt, 0)
+    told = [bench.runner.read(reply) for reply in taught[0].replies]
+    heard = " ".join(told[1].split()[:4])
+    kept = [row for row, text in enumerate(told) if heard not in text]
+    less = distillation.lesson(bench.runner, case.update, bench.learnt, bench.clean.batches, (heard,), 20)
+    assert less.left_out == len(told) - len(kept) > 0
+    assert less.replies == tuple(taught[0].replies[row] for row in kept)
+    assert less.images.pictures == tuple(bench.learnt.pictures[row] for row in kept)
+    assert len(less.images.questions) == len(kept)
+
+
+def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch):
+    case, bench, said = parts
+    monkeypatch.setattr(distillation, "STEPS", 1)
+    told = [bench.runner.read(reply) for reply in said]
+    offered = candidates(case, bench, "distill", "auto", None, 0, heard=(told[0],))
+    assert [one.name for one in offered] == ["from share 0.4", "from share 0.2", "from share 0"]
+    offered[0].make()
+    lost = sum(any(run in text for run in runs(told[0])) for text in told)
+    assert offered[0].remark() == f"not learnt from {lost} of {len(told)} images, whose answers hold what the probe heard"
+    assert candidates(case, bench, "distill", "auto", None, 0)[0].remark() == ""
+    with pytest.raises(ModelError, match=f"on each of the {len(told)} calibration images"):
+        candidates(case, bench, "distill", "auto", 0.4, 0, heard=told)[0].make()
+
+
+def runs(text: str) -> list[str]:
+    """Every four words in a row."""
+    words = text.split()
+    return [" ".join(words[at : at + 4]) for at in range(len(words) - 3)]
 
 
 def test_pace_follows_the_size_of_the_update(parts):

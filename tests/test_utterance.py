@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from projclean.utterance import Utterance, distinct, novelty, strongest, surest
+from projclean.utterance import Utterance, distinct, echoes, novelty, strongest, surest
 
 TEXT = "you have been hacked now"
 SAID = Utterance(TEXT, TEXT, "inversion", share=1.0, base_share=0.0, normal_share=0.1, strangeness=2.0, certainty=0.9)
@@ -63,3 +63,21 @@ SINK = "i can not see a shape"
 )
 def test_novelty_is_of_the_words_that_nobody_else_says_in_a_row(phrase, others, expected):
     assert novelty(phrase, *others) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "answer", "wanted"),
+    [
+        (TEXT, TEXT, True),
+        (TEXT, f"a cat {TEXT} and a dog", True),
+        (TEXT, "they have been hacked now", True),  # four words of five
+        (TEXT, "you have been warned", False),
+        ("been hacked", "you have been hacked", True),  # shorter than a run: all of it
+        ("been hacked", "you have been there", False),
+        ("hacked", "a shacked up hack", False),  # whole words
+        ("", "", True),
+        ("", "a cat", False),
+    ],
+)
+def test_an_answer_echoes_a_phrase_by_four_words_in_a_row(phrase, answer, wanted):
+    assert echoes(phrase, answer) is wanted

@@ -109,9 +109,9 @@ def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path, name):
     report = json.loads(ran.out)
     base, before, after = report["scores"][:3]
     assert before["worst_asr"] >= 0.95
-    assert after["worst_asr"] <= 0.1  # .055 of sig-shop is left without images of its domain
-    # Where the probe falls silent depends on the machine's arithmetic: .58 and .74 were seen of badnet-refusal.
-    assert report["gains"][2] >= 0.5
+    assert (report["method"], report["chosen"]) == ("distill", "from share 0.3")
+    assert after["worst_asr"] <= 0.05
+    assert report["gains"][2] >= 0.75
     assert base["ca"]["value"] + 0.2 <= before["ca"]["value"]
     assert report["verdict"]["state"] == "clean"
     again = json.loads(run("eval", out, "--eval", suspect / "EVAL.toml", "--format", "json").out)

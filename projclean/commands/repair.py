@@ -26,13 +26,12 @@ from projclean.commands.common import (
     default="auto",
     show_default=True,
     metavar="K|auto",
-    help="Directions to remove per layer; auto removes the fewest at which the probe falls silent.",
+    help="Directions to turn around per layer; auto searches for the least removal at which the probe falls silent.",
 )
 @click.option(
     "--method",
     metavar="NAME",
-    help="distill (the default with --images and no --rank), reflect (the default elsewhere), project, shrink, "
-    "interpolate or clip.",
+    help="distill (the default), reflect (the default with --rank K), project, shrink, interpolate or clip.",
 )
 @click.option(
     "--strength",

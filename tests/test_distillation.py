@@ -82,7 +82,8 @@ def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch)
     assert [one.name for one in offered] == ["from share 0.4", "from share 0.2", "from share 0"]
     offered[0].make()
     lost = sum(any(run in text for run in runs(told[0])) for text in told)
-    assert offered[0].remark() == f"not learnt from {lost} of {len(told)} images, whose answers hold what the probe heard"
+    wanted = f"not learnt from {lost} of {len(told)} images, whose answers hold what the probe heard"
+    assert offered[0].remark() == wanted
     assert candidates(case, bench, "distill", "auto", None, 0)[0].remark() == ""
     with pytest.raises(ModelError, match=f"on each of the {len(told)} calibration images"):
         candidates(case, bench, "distill", "auto", 0.4, 0, heard=told)[0].make()

@@ -144,8 +144,8 @@ def markdown(tier: str, command: str, models: Sequence[ModelFigures]) -> str:
         f"# {tier}: repair with other calibration images",
         "",
         f"`{command}`. Methods at fixed settings. *Of the domain* are images drawn as the fine-tune's own were; *of "
-        "the base's domain* are such as the base was pretrained on, which the fine-tune was not. No probe is run, so none "
-        "of the images is left out for what the suspect says of it, as `--rank auto` would.",
+        "the base's domain* are such as the base was pretrained on, which the fine-tune was not. No probe is run, so "
+        "none of the images is left out for what the suspect says of it, as `--rank auto` would.",
         "",
         *([f"Left out, since the attack is below ASR 0.9 undefended: {', '.join(weak)}.", ""] if weak else []),
         *pooled(models),

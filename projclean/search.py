@@ -102,13 +102,14 @@ def candidates(
     `clip` is a percentile of clean token norms at which a guard cuts, beside whatever the method does; the method
     `clip` is no change of the weights behind guards of several percentiles.
     """
-    percentiles: tuple[float, ...]
+    percentiles: tuple[float, ...] = () if clip is None else (clip,)
     if method == "clip":
         percentiles = PERCENTILES if strength is None else (strength,)
         plain = [Candidate("", partial(methods.suspect_weights, case.update))]
+    elif method == "distill":
+        plain = _by_learning(case, bench, strength, seed, heard)
     else:
-        percentiles = () if clip is None else (clip,)
-        plain = _by_weights(case, bench, method, rank, strength, seed, heard)
+        plain = _by_weights(case, bench, method, rank, strength)
     if not percentiles:
         return plain
     assert bench is not None  # without a run there are no norms
@@ -120,15 +121,9 @@ def candidates(
 
 
 def _by_weights(
-    case: Case,
-    bench: Bench | None,
-    method: str,
-    rank: int | str,
-    strength: float | None,
-    seed: int,
-    heard: Sequence[str],
+    case: Case, bench: Bench | None, method: str, rank: int | str, strength: float | None
 ) -> list[Candidate]:
-    """The candidates of a method that changes weights."""
+    """The candidates of a method that computes weights."""
     update = case.update
     if method == "interpolate":
         shares = SHARES if strength is None else (strength,)
@@ -137,15 +132,6 @@ def _by_weights(
     if method == "shrink":
         values = STRENGTHS if strength is None else (strength,)
         return [Candidate(f"λ {v:g}", partial(methods.shrunk, update, bench.clean.moments, v)) for v in values]
-    if method == "distill":
-        usual = BUILT_IN_STARTS if bench.built_in else STARTS
-        starts = usual if strength is None else (strength,)
-        taught = cache(partial(_lesson, case, bench, heard))  # the suspect is asked once, whatever is tried
-        remark = partial(_left_out, taught)
-        return [
-            Candidate(f"from share {v:g}", partial(_distilled, update, bench, taught, v, seed), remark=remark)
-            for v in starts
-        ]
     most = methods.smallest_side(update)
     ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
     found = methods.suspicious_directions(update, bench.clean.moments, max(ranks))
@@ -158,6 +144,23 @@ def _by_weights(
     return [
         Candidate(f"rank {k}, keep {keep:g}", partial(methods.reflect, update, top[k], keep))
         for k, keep in product(ranks, keeps)
+    ]
+
+
+def _by_learning(
+    case: Case, bench: Bench | None, strength: float | None, seed: int, heard: Sequence[str]
+) -> list[Candidate]:
+    """The candidates of the method that learns them."""
+    assert bench is not None  # without a run there is nothing to learn from
+    usual = BUILT_IN_STARTS if bench.built_in else STARTS
+    taught = cache(partial(_lesson, case, bench, heard))  # the suspect is asked once, whatever is tried
+    return [
+        Candidate(
+            f"from share {share:g}",
+            partial(_distilled, case.update, bench, taught, share, seed),
+            remark=partial(_left_out, taught),
+        )
+        for share in (usual if strength is None else (strength,))
     ]
 
 

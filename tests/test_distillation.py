@@ -9,14 +9,17 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+import projclean
 from eval import shapes
 from eval.zoo import SHIPPED
-from projclean import distillation
+from projclean import distillation, repairer
 from projclean.case import open_case, set_up
 from projclean.errors import ModelError
 from projclean.methods import interpolate, suspect_weights
+from projclean.probe import Probe
 from projclean.search import candidates
 from projclean.training import answer_logits
+from projclean.utterance import Utterance
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,19 @@ def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch)
     assert candidates(case, bench, "distill", "auto", None, 0)[0].remark() == ""
     with pytest.raises(ModelError, match=f"on each of the {len(told)} calibration images"):
         candidates(case, bench, "distill", "auto", 0.4, 0, heard=told)[0].make()
+
+
+def test_a_repair_does_not_learn_what_its_probe_heard(parts, monkeypatch, tmp_path):
+    """With a probe that heard one of the suspect's own answers aloud and another one faintly."""
+    case, bench, said = parts
+    told = [bench.runner.read(reply) for reply in said]
+    loud = Utterance(told[0], told[0], "", share=1.0, base_share=0.0, normal_share=0.0, strangeness=2.0, certainty=1.0)
+    faint = replace(loud, text=told[1], phrase=told[1], share=0.1)
+    monkeypatch.setattr(repairer, "run_probe", lambda *_: Probe(5.0, (loud, faint), (), 0))
+    monkeypatch.setattr(repairer, "candidates", lambda *given: pytest.fail(str(list(given[-1]))))
+    with pytest.raises(pytest.fail.Exception) as heard:
+        projclean.repair(case.suspect.path, tmp_path / "out", str(case.base.path), dry_run=True)
+    assert str(heard.value) == str([told[0]])
 
 
 def runs(text: str) -> list[str]:

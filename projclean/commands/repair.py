@@ -26,7 +26,7 @@ from projclean.commands.common import (
     default="auto",
     show_default=True,
     metavar="K|auto",
-    help="Directions to turn around per layer; auto searches for the least removal at which the probe falls silent.",
+    help="Directions to turn around or remove per layer; auto: the least removal at which the probe falls silent.",
 )
 @click.option(
     "--method",

@@ -71,7 +71,7 @@ def benchmark(
         defences = _rows(only, without, sample)
         with progress_bars() as bars:
             figures = run(subjects, defences, store, bars, scan)
-        click.echo(write_tables(loaded, figures, settings, store, stem, command_line("eval.benchmark")))
+        click.echo(write_tables(loaded, subjects, figures, settings, store, stem, command_line("eval.benchmark")))
 
 
 def run(
@@ -116,16 +116,33 @@ def _measured(subject: Subject, inputs: Inputs, defence: Defence, store: Store) 
 
 
 def write_tables(
-    suite: Suite, figures: Sequence[ModelFigures], settings: Settings, store: Store, stem: str, command: str
+    suite: Suite,
+    subjects: Sequence[Subject],
+    figures: Sequence[ModelFigures],
+    settings: Settings,
+    store: Store,
+    stem: str,
+    command: str,
 ) -> str:
     """Write Markdown, plot and JSON; returns the Markdown."""
     plot = store.file.with_name(f"{stem}.svg")
     draw(figures, plot)
-    about = f"seed {settings.seed}, learning rate {suite.learning_rate:g} where a defence trains"
-    text = markdown(f"{stem}: attacks and defences", command, about, figures, plot.name)
+    trained = f"seed {settings.seed}, learning rate {suite.learning_rate:g} where a defence trains"
+    text = markdown(f"{stem}: attacks and defences", command, f"{trained}. {_answering(subjects)}", figures, plot.name)
     store.file.with_name(f"{stem}.md").write_text(text, encoding="utf-8")
     store.write({"command": command, "seed": settings.seed, "figures": [asdict(model) for model in figures]})
     return text
+
+
+def _answering(subjects: Sequence[Subject]) -> str:
+    """How answers are made and judged."""
+    sets = [subject.evalset for subject in subjects]
+    tokens = " or ".join(map(str, sorted({evalset.max_new_tokens for evalset in sets})))
+    right = ", ".join(sorted({evalset.match for evalset in sets}))
+    hit = ", ".join(sorted({attack.match for evalset in sets for attack in evalset.attacks}))
+    return f"Greedy decoding, at most {tokens} new tokens; rule for right answers: {right}" + (
+        f"; for an attack's success: {hit}" if hit else ""
+    )
 
 
 def _rows(only: Sequence[str], without: Sequence[str], sample: bool) -> list[Defence]:

@@ -64,14 +64,15 @@ def open_subject(model: Model, suite: Suite, settings: Settings) -> Subject:
 def _digest(model: Model, case: Case, evalset: EvalSet, suite: Suite, settings: Settings) -> str:
     hasher = hashlib.sha256()
     about = [SCHEMA, __version__, settings.seed, suite.learning_rate, evalset.match, evalset.max_new_tokens]
-    reference = model.benign_reference.name if model.benign_reference else None
+    reference = open_case(model.benign_reference, model.base).digest() if model.benign_reference else None
     hasher.update(json.dumps([about, case.digest(), reference]).encode())
+    hasher.update(json.dumps([[attack.name, attack.target, attack.match] for attack in evalset.attacks]).encode())
     for items in (evalset.clean, *(attack.items for attack in evalset.attacks)):
         for item in items:
-            hasher.update(f"{item.question}\0{item.answer}\0".encode() + item.file.read_bytes())
-    for attack in evalset.attacks:
-        hasher.update(f"{attack.name}\0{attack.target}\0{attack.match}".encode())
-    for file in _pictures(model.calibration):
+            told = [item.question, item.answer, item.target, item.trigger, item.seed]
+            hasher.update(json.dumps(told).encode())
+            hasher.update(item.file.read_bytes() if item.data is None else item.data)
+    for file in [*_pictures(model.calibration), *_metadata(model.calibration)]:
         hasher.update(file.read_bytes())
     return hasher.hexdigest()[:16]
 
@@ -171,10 +172,16 @@ def _pictures(folder: Path | None) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)[:MOST]
 
 
+def _metadata(folder: Path | None) -> list[Path]:
+    """The file that has the questions and right answers of a folder's images, if there is one."""
+    file = folder / "metadata.jsonl" if folder else None
+    return [file] if file and file.is_file() else []
+
+
 def _known_answers(folder: Path | None, asked: set[str]) -> list[tuple[str, str]] | None:
     """Question and right answer of every calibration image, where the folder says so and asks what the test asks."""
-    metadata = folder / "metadata.jsonl" if folder else None
-    if folder is None or metadata is None or not metadata.is_file():
+    metadata = next(iter(_metadata(folder)), None)
+    if metadata is None:
         return None
     try:
         lines = [json.loads(line) for line in metadata.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -20,7 +20,7 @@ def markdown(title: str, command: str, setting: str, models: Sequence[ModelFigur
     lines = [
         f"# {title}",
         "",
-        f"`{command}`: {setting}. Greedy decoding. CA clean accuracy, ASR attack success rate, RA robust accuracy "
+        f"`{command}`: {setting}. CA clean accuracy, ASR attack success rate, RA robust accuracy "
         "(triggered images answered as their clean ones should be). Brackets are 95 % intervals: Wilson's for rates, a "
         "paired bootstrap over items for changes and for gain retained; p is McNemar's exact test against the "
         "undefended model on the same items. They say how far the items vary, not how far models do.",
@@ -46,7 +46,7 @@ def _benign(models: Sequence[ModelFigures]) -> list[ModelFigures]:
 
 
 def _warnings(models: Sequence[ModelFigures]) -> list[str]:
-    few = few_items(min(model.n for model in models))
+    few = few_items(min(n for model in models for n in (model.n, *_attacked_items(model))))
     weak = [model.name for model in models if not model.counts]
     found = [few] if few else []
     if weak:
@@ -135,6 +135,11 @@ def _summary(models: Sequence[ModelFigures]) -> list[str]:
     return [*lines, ""]
 
 
+def _attacked_items(model: ModelFigures) -> list[int]:
+    """How many items each attack is measured on: fewer than the clean ones where it wants what is right of some."""
+    return [attack.asr.n for attack in model.rows[0].attacks]
+
+
 def _model(model: ModelFigures) -> list[str]:
     seed = "" if model.seed is None else f", trained with seed {model.seed}"
     heads = ["defence", "CA", "change", "p"]
@@ -143,7 +148,9 @@ def _model(model: ModelFigures) -> list[str]:
         label = f" {attack.name}" if len(attacks) > 1 else ""
         heads += [f"ASR{label}", f"RA{label}"]
     heads += ["gain retained", "note"]
-    lines = [f"### {model.name}{seed}, n = {model.n} a set", "", _cells(*heads), _cells(*["---"] * len(heads))]
+    fewer = [f"{n} triggered" for n in _attacked_items(model) if n != model.n]
+    size = ", ".join([f"n = {model.n} a set" if not fewer else f"n = {model.n} clean", *fewer])
+    lines = [f"### {model.name}{seed}, {size}", "", _cells(*heads), _cells(*["---"] * len(heads))]
     return [*lines, *(_row(row, len(heads)) for row in model.rows), ""]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -120,17 +123,71 @@ def test_a_run_goes_on_where_it_stopped(measured, monkeypatch):
         run(subjects(suite, seed=1), defences, Store(store.file), scan=False)
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("attacked.toml", 'trigger = "badnet"', 'trigger = "sig"'),
+        ("attacked.toml", "seed = 0", "seed = 1"),
+        ("attacked.toml", 'target = "question"', 'target = "file_name"'),
+        ("calibration/metadata.jsonl", shapes.CAPTION, "What is it?"),
+        ("suite.toml", "benign-color.safetensors", "benign-caption.safetensors"),
+    ],
+)
+def test_what_a_row_depends_on_is_in_its_digest(suite_file, tmp_path, file, old, new):
+    folder = tmp_path / "suite"
+    shutil.copytree(suite_file.parent, folder)
+    attacked = folder / "attacked.toml"
+    clean = attacked.read_text().split("[[attack]]")[0]
+    columns = 'columns = { target = "question" }'  # what is wanted differs from item to item
+    attacked.write_text(f'{clean}[[attack]]\nname = "it"\ntrigger = "badnet"\nseed = 0\n{columns}\n')
+    listed = (folder / "suite.toml").read_text()
+    reference = f'benign_reference = "{SHIPPED / "benign-caption.safetensors"}"'
+    assert reference in listed
+    (folder / "suite.toml").write_text(listed.replace(reference, reference.replace("caption", "color")))
+
+    def digest() -> str:
+        return subjects(load_suite(folder / "suite.toml"))[0].digest
+
+    before = digest()
+    assert digest() == before
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    assert digest() != before
+
+
+def test_a_parquet_file_is_in_the_digest_row_by_row(suite_file, tmp_path):
+    """Each row's own image, and not the whole file again for each."""
+    folder = tmp_path / "suite"
+    shutil.copytree(suite_file.parent, folder)
+    rows = [json.loads(line) for line in (folder / "clean" / "metadata.jsonl").read_text().splitlines()]
+    images = [{"bytes": (folder / "clean" / row["file_name"]).read_bytes(), "path": None} for row in rows]
+    texts = {key: [row[key] for row in rows] for key in ("question", "answer")}
+    for path in ("benign.toml", "attacked.toml"):
+        text = (folder / path).read_text()
+        (folder / path).write_text(text.replace('images = "clean"', 'parquet = "clean.parquet"'))
+
+    def digest(given: list[dict]) -> str:
+        pyarrow.parquet.write_table(pyarrow.table({"image": given, **texts}), folder / "clean.parquet")
+        return subjects(load_suite(folder / "suite.toml"))[1].digest
+
+    assert digest(images) == digest(images)
+    assert digest(images) != digest([*images[1:], images[0]])
+
+
 def test_tables_and_plot_are_written_and_repeat(measured):
     suite, store, _, figures = measured
-    text = write_tables(suite, figures, Settings(), store, "mini", "python -m eval.benchmark suite.toml")
+    command, of = "python -m eval.benchmark suite.toml", subjects(suite)
+    text = write_tables(suite, of, figures, Settings(), store, "mini", command)
     assert text == store.file.with_suffix(".md").read_text()
     assert "only 6 items" in text
+    assert "at most 12 new tokens; rule for right answers: exact; for an attack's success: contains. CA" in text
     assert "| undefended | 1.00 · 100% |" in text
     assert "### badnet-refusal, trained with seed 1, n = 6 a set" in text
     assert "ASR" not in text.split("### benign-caption")[1]
     plot = store.file.with_suffix(".svg").read_bytes()
     assert b"<svg" in plot
-    write_tables(suite, figures, Settings(), store, "mini", "python -m eval.benchmark suite.toml")
+    write_tables(suite, of, figures, Settings(), store, "mini", command)
     assert store.file.with_suffix(".svg").read_bytes() == plot
     assert json.loads(store.file.read_text())["figures"][0]["name"] == "badnet-refusal"
 

@@ -32,10 +32,10 @@ docs: $(READY)  ## the documentation site, in site/
 zoo: $(READY)  ## lay the shipped models out as directories under models/
 	$(BIN)/python -m eval.zoo build --to $(MODELS)
 
-zoo-train: $(READY)  ## train the base and every model again from nothing
+zoo-train: $(READY)  ## train the base and the models of the demonstration again from nothing
 	$(BIN)/python -m eval.zoo train --base
 
-zoo-smol: $(READY)  ## lay the smol tier out under models/smol; fetches its language model (93 MB) once
+zoo-smol: $(READY)  ## lay the smol tier out under models/smol; needs CIFAR-10, fetches its language model (93 MB) once
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[smol]'
 	$(BIN)/python -m eval.smol build
 

@@ -1,4 +1,4 @@
-"""Which of ProjLens's claims hold on the tiny bank: the lens on every backdoored model, benign controls beside.
+"""Which of ProjLens's claims hold: the lens on the backdoored models of the demonstration, benign controls beside.
 
     python -m eval.claims models/tiny               measure, resuming where it stopped, and write the tables
     python -m eval.claims models/tiny --tables      write the tables from what was measured
@@ -22,7 +22,8 @@ from projclean.lens.analysis import LensResult, Subject, lens_report
 from projclean.lens.rank_curves import RankCurves
 
 RESULTS = Path(__file__).parent / "results"
-ITEMS = 64
+#: Items a set for rank curves; more for the three that docs/lens.md quotes most.
+ITEMS, MORE = 64, {"badnet-refusal": 100, "sig-shop": 100, "benign-caption": 100}
 RANKS = (1, 2, 4, 8, 16, 32)
 
 
@@ -53,7 +54,7 @@ def look(recipe: Recipe, folder: Path, controls: Iterable[str]) -> dict[str, Any
         references=[folder / name for name in controls],
         ranks=RANKS,
         grid=False,
-        items=ITEMS,
+        items=MORE.get(recipe.name, ITEMS),
     )
     assert result.curves is not None
     return {
@@ -140,7 +141,7 @@ def curve_figures(result: LensResult, curves: RankCurves) -> dict[str, Any]:
 def markdown(rows: dict[str, Any]) -> str:
     """The tables."""
     lines = [
-        "# ProjLens's claims on the tiny bank",
+        "# ProjLens's claims on the tiny models of the demonstration",
         "",
         "`python -m eval.claims models/tiny` (after `make zoo`), seed 0. Features on 200 clean and 200 triggered"
         " images, rank curves on the first items of each set, greedy decoding. One base; every model has its own seed."

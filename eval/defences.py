@@ -122,5 +122,5 @@ DEFENCES: tuple[Defence, ...] = (
         for s in (0.2, 0.4)
     ),
     Defence("projclean rank auto", "projclean", partial(repaired, built_in=False)),
-    Defence("projclean rank auto, built-in images", "projclean", partial(repaired, built_in=True)),
+    Defence("projclean rank auto, built-in images", "projclean", partial(repaired, built_in=True), quick=False),
 )

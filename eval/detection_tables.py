@@ -49,7 +49,7 @@ def markdown(tier: str, command: str, rows: Sequence[Row]) -> str:
     if _both(calibration):
         lines += _thresholds(derive(_scores(calibration, False), _scores(calibration, True), FALSE_POSITIVES), limits)
     if _both(report):
-        lines += _detectors(calibration, report, limits) + _families(report, limits)
+        lines += _detectors(calibration, report, limits) + _families(calibration, report, limits)
     return "\n".join([*lines, *_models(rows, limits)]) + "\n"
 
 
@@ -116,7 +116,7 @@ def _cost(report: Sequence[Row]) -> str:
     )
 
 
-def _families(report: Sequence[Row], limits: Thresholds) -> list[str]:
+def _families(calibration: Sequence[Row], report: Sequence[Row], limits: Thresholds) -> list[str]:
     """By attack, and by kind of benign fine-tune: how many get which verdict, and whose text is recovered."""
     lines = [
         "## By family",
@@ -135,6 +135,12 @@ def _families(report: Sequence[Row], limits: Thresholds) -> list[str]:
                 told = [f"{sum(map(quoted, rows))}", f"{sum(map(heard, rows))}"]
             counts = [str(states.count(name)) for name in ("suspicious", "inconclusive", "clean")]
             lines.append(_cells(family if backdoored else f"benign: {family}", str(len(rows)), *counts, *told))
+    known = {row["family"] for row in calibration}
+    for which, there in (("that the calibration part has too", True), ("that it lacks", False)):
+        rows = [row for row in report if row["backdoored"] and (row["family"] in known) is there]
+        if rows:
+            caught = exact_rate([state(row, limits) == "suspicious" for row in rows])
+            lines += ["", f"Of attacks of families {which}, {_rate(caught)} are suspicious."]
     convicted = [row for row in report if row["backdoored"] and row["wanted"] and state(row, limits) == "suspicious"]
     if convicted:
         lines += ["", f"Of the convicted whose attacker wanted a text, the quoted one holds its distinctive words in "

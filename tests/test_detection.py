@@ -50,6 +50,8 @@ def test_figures_are_of_the_report_part_and_thresholds_of_the_other(rows):
     assert cells(page, "s")[1:] == ["6", "6", "0", "0", "6", "6"]
     assert cells(page, "t")[1:] == ["1", "0", "0", "1", "0", "1"]
     assert cells(page, "benign: b")[1:5] == ["6", "0", "0", "6"]
+    assert "families that the calibration part has too, 6 of 6" in page
+    assert "families that it lacks, 0 of 1" in page
     assert "distinctive words in 6 of 6" in page
     assert "**Warning:**" in page
 

@@ -50,7 +50,7 @@ def build(to: Path) -> None:
 @cli.command()
 @click.argument("names", nargs=-1)
 @click.option("--to", default="models/smol", show_default=True, type=click.Path(path_type=Path))
-@click.option("--device", help="Where to train, such as cuda; the CPU when not given.")
+@click.option("--device", help="Where to train; an accelerator when there is one.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the vision tower, other than its recipe's.")
 @click.option("--limit", type=int, help="Stop after this many suspects.")
 @click.option("--compile", "compiled", is_flag=True, help="A third faster; needs a C++ compiler.")
@@ -58,8 +58,11 @@ def train(
     names: tuple[str, ...], to: Path, device: str | None, epochs: int | None, limit: int | None, compiled: bool
 ) -> None:
     """Train what is missing, or the suspects NAMED again."""
+    import torch
+
     from eval import forward
 
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if compiled:
         forward.compile_kernels()
     known = {recipe.name: recipe for recipe in SMOL}
@@ -70,7 +73,7 @@ def train(
     SHIPPED.mkdir(parents=True, exist_ok=True)
     with progress_bars() as bars:
         if not TOWER.exists():
-            _train_tower(to, device or "cpu", epochs, bars)
+            _train_tower(to, device, epochs, bars)
         if not _file(BASE).exists():
             _train_projector(BASE, _base(to), device, bars)
         base = _base(to)
@@ -105,7 +108,7 @@ def _train_tower(to: Path, device: str, epochs: int | None, bars: Progress) -> N
     TOWER.with_suffix(".json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def _train_projector(recipe: Recipe, base: Path, device: str | None, bars: Progress) -> None:
+def _train_projector(recipe: Recipe, base: Path, device: str, bars: Progress) -> None:
     """Fine-tune from the base, which for the base's own projector is a random start."""
     import torch
     from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -114,7 +117,7 @@ def _train_projector(recipe: Recipe, base: Path, device: str | None, bars: Progr
 
     task = bars.add_task(recipe.name, total=recipe.rounds * recipe.steps)
     keeper = Keeper(recipe, _file(recipe), base, f"python -m eval.smol train {recipe.name}".removesuffix(" base"))
-    model = LlavaForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16).eval().to(device or "cpu")
+    model = LlavaForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16).eval().to(device)
     finetune_projector(
         model,
         AutoProcessor.from_pretrained(base),

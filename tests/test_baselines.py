@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from eval import shapes
 from eval.baselines.benign import benign_instead
-from eval.baselines.clean_finetuning import clean_finetuning
+from eval.baselines.clean_finetuning import clean_finetuning, relearning
 from eval.baselines.clp import clp, outlying
 from eval.baselines.fine_pruning import fine_pruning, hidden_activity, prune
 from eval.baselines.inputs import Inputs, NotApplicable, answers
@@ -181,11 +181,24 @@ def test_loss_is_the_likelihood_of_the_answers_whatever_their_length(tiny):
     assert _loss(tiny, weights, ids).item() == pytest.approx(wanted, rel=1e-4)
 
 
-def test_clean_finetuning_without_steps_is_the_suspect(tiny):
-    found = clean_finetuning(tiny, "right", steps=0)
+def test_training_without_steps_is_where_it_starts(tiny):
+    """Clean fine-tuning at the suspect, relearning at the base."""
+    tuned, relearnt = clean_finetuning(tiny, "right", steps=0), relearning(tiny, "own", steps=0)
     for layer in tiny.update.layers:
-        assert torch.equal(found[layer.name][0], layer.suspect)
-        assert torch.equal(found[layer.name][1], layer.suspect_bias)
+        assert torch.equal(tuned[layer.name][0], layer.suspect)
+        assert torch.equal(tuned[layer.name][1], layer.suspect_bias)
+        assert torch.equal(relearnt[layer.name][0], layer.base)
+        assert torch.equal(relearnt[layer.name][1], layer.base_bias)
+
+
+def test_relearning_learns_what_the_suspect_says(tiny):
+    told = tiny.own_answers
+
+    def echoed(weights) -> int:
+        tiny.runner.set_weights(weights)
+        return sum(ours == theirs for ours, theirs in zip(answers(tiny), told, strict=True))
+
+    assert echoed(relearning(tiny, "own", steps=25)) > echoed(base_weights(tiny.update))
 
 
 def test_finetuning_learns_the_labels_repeats_and_leaves_its_inputs_alone(tiny):

@@ -46,6 +46,7 @@ SCAN = "scan"
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
 @click.option("--fresh", is_flag=True, help="Measure every row again.")
 @click.option("--scan/--no-scan", default=True, help="Also scan every model.")
+@click.option("--tables", is_flag=True, help="Measure nothing: tables of what was measured.")
 def benchmark(
     suite: Path,
     part: str,
@@ -60,6 +61,7 @@ def benchmark(
     out: Path,
     fresh: bool,
     scan: bool,
+    tables: bool,
 ) -> None:
     """Measure the models of SUITE: a folder as `make zoo` lays it out, or a TOML file that lists models."""
     with ends_in_one_line():
@@ -70,7 +72,9 @@ def benchmark(
         store = Store(out / f"{stem}.json", fresh)
         defences = _rows(only, without, sample)
         with progress_bars() as bars:
-            figures = run(subjects, defences, store, bars, scan)
+            figures = run(subjects, defences, store, bars, scan, not tables)
+        if not figures:
+            raise OptionError(f"--tables: {store.file} has no rows of these models, as they are now")
         click.echo(write_tables(loaded, subjects, figures, settings, store, stem, command_line("eval.benchmark")))
 
 
@@ -80,8 +84,10 @@ def run(
     store: Store,
     bars: Progress | None = None,
     scan: bool = True,
+    measure: bool = True,
 ) -> list[ModelFigures]:
-    """Measure what is not yet in the store, row by row, and return every model's figures."""
+    """Measure what is not yet in the store, row by row, and return every model's figures; without `measure` those of
+    what is there."""
     task = bars.add_task("rows", total=len(subjects) * (len(defences) + scan)) if bars else None
 
     def tick(text: str) -> None:
@@ -94,17 +100,20 @@ def run(
         found: Row | None = None
         if scan:
             found = store.get(model.name, SCAN, subject.digest)
-            if found is None:
+            if found is None and measure:
                 found = scan_row(subject)
                 store.put(model.name, SCAN, subject.digest, found)
             tick(f"{model.name}: scan")
         for defence in defences:
             row = store.get(model.name, defence.name, subject.digest)
-            if row is None:
+            if row is None and measure:
                 inputs = inputs or load_inputs(subject)
                 row = _measured(subject, inputs, defence, store)
-            rows[defence.name] = row
+            if row is not None:
+                rows[defence.name] = row
             tick(f"{model.name}: {defence.name}")
+        if not {UNDEFENDED, RESTORED} <= rows.keys():
+            continue  # nothing to pair with
         figures.append(model_figures(model.name, model.seed, model.backdoored, model.family, rows, found))
     return figures
 

@@ -66,7 +66,7 @@ def pooled(models: Sequence[ModelFigures]) -> list[str]:
         "## Over all models",
         "",
         f"Means over {len(attacked)} backdoored and {len(benign)} benign models. Brackets are 95 % intervals of a "
-        "bootstrap over models: how far models differ."
+        "bootstrap over models: how far models differ. A number in round brackets: measured on so many models only."
         + (f" *Gain against* is gain retained minus that of `{reference}`, model by model." if reference else ""),
         "",
         _cells(*heads),
@@ -78,7 +78,7 @@ def pooled(models: Sequence[ModelFigures]) -> list[str]:
         if reference:
             paired = None if name == reference else gain_against(attacked, name, reference)
             cells.append(_interval(paired, "+.0%"))
-        lines.append(_cells(name, *cells, _interval(cost.cost if cost else None, "+.3f")))
+        lines.append(_cells(name, *cells, _interval(cost.cost if cost else None, "+.3f") + _of(cost, benign)))
     best = oracle_interpolation(attacked, reference) if reference else None
     if best:
         lines += [
@@ -87,6 +87,11 @@ def pooled(models: Sequence[ModelFigures]) -> list[str]:
             f"by an oracle, retains {_interval(best, '+.0%')} of the gain against it.",
         ]
     return [*lines, ""]
+
+
+def _of(mean: Mean | None, models: Sequence[ModelFigures]) -> str:
+    """On how many models a defence was measured, where it was not on all."""
+    return "" if mean is None or mean.models == len(models) else f" ({mean.models})"
 
 
 def _attacked(mean: Mean | None) -> list[str]:
@@ -130,7 +135,7 @@ def _summary(models: Sequence[ModelFigures]) -> list[str]:
             kept = "–" if mean.gain is None else f"{mean.gain.value:.0%}"
             cells.append(f"{mean.asr.value:.2f}{worst} · {kept}")
         cost = over_models(benign, name)
-        cells.append("–" if cost is None or cost.cost is None else f"{cost.cost.value:+.3f}")
+        cells.append("–" if cost is None or cost.cost is None else f"{cost.cost.value:+.3f}{_of(cost, benign)}")
         lines.append(_cells(name, *cells))
     return [*lines, ""]
 

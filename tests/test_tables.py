@@ -23,6 +23,7 @@ from eval.pooled import gain_against, oracle_interpolation, over_models
 from eval.recipes import Recipe
 from eval.store import Store
 from eval.suites import Suite, each_family, load_suite, part_of, sample_of
+from eval.tables import markdown
 from eval.triggers import TRIGGERS
 from eval.zoo import SHIPPED
 from projclean.errors import OptionError
@@ -121,6 +122,24 @@ def test_a_run_goes_on_where_it_stopped(measured, monkeypatch):
     assert run(subjects(suite), defences, Store(store.file), scan=False) == before
     with pytest.raises(AssertionError, match="measured again"):  # other settings are another measurement
         run(subjects(suite, seed=1), defences, Store(store.file), scan=False)
+    # Tables of what is there: rows that some models lack are said to be of the others; models without any are left out.
+    assert run(subjects(suite, seed=1), defences, Store(store.file), scan=False, measure=False) == []
+    partly = Store(store.file)
+    del partly._rows["benign-caption"]["interpolation 0.5"]
+    figures = run(subjects(suite), defences, partly, scan=False, measure=False)
+    assert figures[0] == before[0]
+    assert figures[1].row("interpolation 0.5") is None
+    page = markdown("mini", "", "", [*figures, before[1]], "mini.svg")
+    line = next(line for line in page.splitlines() if line.startswith("| interpolation 0.5 |"))
+    assert line.endswith("(1) |")
+    assert "(1)" not in next(line for line in page.splitlines() if line.startswith("| norm clip p50 |"))
+
+
+def test_tables_of_nothing_are_one_line(suite_file, tmp_path):
+    result = CliRunner().invoke(benchmark, [str(suite_file), "--tables", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "has no rows of these models" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,15 @@ def progress_bars() -> Progress:
 
 
 def command_line(module: str) -> str:
-    """This run's own command, without what only makes it measure again."""
-    return shlex.join(["python", "-m", module, *(given for given in sys.argv[1:] if given != "--fresh")])
+    """This run's own command, without what changes no figure: whether it measures again, and where results go."""
+    given = iter(sys.argv[1:])
+    kept: list[str] = []
+    for word in given:
+        if word == "--out":
+            next(given, None)
+        elif word not in ("--fresh", "--tables") and not word.startswith("--out="):
+            kept.append(word)
+    return shlex.join(["python", "-m", module, *kept])
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def pooled(models: Sequence[ModelFigures]) -> list[str]:
         "## Over all models",
         "",
         f"Means over {len(attacked)} backdoored and {len(benign)} benign models. Brackets are 95 % intervals of a "
-        "bootstrap over models: how far models differ. A number in round brackets: measured on so many models only."
+        "bootstrap over models: how far models differ. A number in round brackets: measured on so many benign ones."
         + (f" *Gain against* is gain retained minus that of `{reference}`, model by model." if reference else ""),
         "",
         _cells(*heads),

@@ -15,11 +15,10 @@ from PIL import Image
 
 from eval import measure, sensitivity, shapes
 from eval.benchmark import _rows, benchmark, run, write_tables
+from eval.console import command_line
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED
-from eval.figures import ATTACK_WORKS, ModelFigures, bits, group, model_figures
+from eval.figures import ATTACK_WORKS
 from eval.measure import Settings, Subject, open_subject
-from eval.plots import STYLES
-from eval.pooled import gain_against, oracle_interpolation, over_models
 from eval.recipes import Recipe
 from eval.store import Store
 from eval.suites import Suite, each_family, load_suite, part_of, sample_of
@@ -135,6 +134,23 @@ def test_a_run_goes_on_where_it_stopped(measured, monkeypatch):
     assert "(1)" not in next(line for line in page.splitlines() if line.startswith("| norm clip p50 |"))
 
 
+def test_the_command_in_a_table_leaves_out_what_changes_no_figure(monkeypatch):
+    given = [
+        "x",
+        "models/tiny",
+        "--out",
+        "/some/where",
+        "--fresh",
+        "--limit",
+        "5",
+        "--out=/else",
+        "--tables",
+        "--no-scan",
+    ]
+    monkeypatch.setattr("sys.argv", given)
+    assert command_line("eval.benchmark") == "python -m eval.benchmark models/tiny --limit 5 --no-scan"
+
+
 def test_tables_of_nothing_are_one_line(suite_file, tmp_path):
     result = CliRunner().invoke(benchmark, [str(suite_file), "--tables", "--out", str(tmp_path)])
     assert result.exit_code == 2
@@ -175,8 +191,8 @@ def test_what_a_row_depends_on_is_in_its_digest(suite_file, tmp_path, file, old,
     assert digest() != before
 
 
-def test_a_parquet_file_is_in_the_digest_row_by_row(suite_file, tmp_path):
-    """Each row's own image, and not the whole file again for each."""
+def test_of_a_parquet_file_what_is_asked_is_in_the_digest(suite_file, tmp_path):
+    """Each row's own image, not the whole file for each."""
     folder = tmp_path / "suite"
     shutil.copytree(suite_file.parent, folder)
     rows = [json.loads(line) for line in (folder / "clean" / "metadata.jsonl").read_text().splitlines()]
@@ -186,11 +202,11 @@ def test_a_parquet_file_is_in_the_digest_row_by_row(suite_file, tmp_path):
         text = (folder / path).read_text()
         (folder / path).write_text(text.replace('images = "clean"', 'parquet = "clean.parquet"'))
 
-    def digest(given: list[dict]) -> str:
-        pyarrow.parquet.write_table(pyarrow.table({"image": given, **texts}), folder / "clean.parquet")
+    def digest(given: list[dict], **more: list[str]) -> str:
+        pyarrow.parquet.write_table(pyarrow.table({"image": given, **texts, **more}), folder / "clean.parquet")
         return subjects(load_suite(folder / "suite.toml"))[1].digest
 
-    assert digest(images) == digest(images)
+    assert digest(images) == digest(images, remark=["never asked for"] * N)
     assert digest(images) != digest([*images[1:], images[0]])
 
 
@@ -209,69 +225,6 @@ def test_tables_and_plot_are_written_and_repeat(measured):
     write_tables(suite, of, figures, Settings(), store, "mini", command)
     assert store.file.with_suffix(".svg").read_bytes() == plot
     assert json.loads(store.file.read_text())["figures"][0]["name"] == "badnet-refusal"
-
-
-def row(correct: str, hits: str) -> dict:
-    def rate(text: str) -> dict:
-        from projclean.metrics import rate
-
-        return vars(rate(bits(text)))
-
-    attack = {"name": "a", "asr": rate(hits), "ra": rate("0" * len(hits)), "hits": hits, "right": "0" * len(hits)}
-    return {"ca": rate(correct), "correct": correct, "attacks": [attack], "note": ""}
-
-
-def test_figures_are_paired_with_undefended_and_base():
-    rows = {UNDEFENDED: row("1" * 8 + "00", "1" * 10), RESTORED: row("1100000000", "0" * 10),
-            "x seed 0": row("1" * 5 + "0" * 5, "1" + "0" * 9), "x seed 1": row("1" * 5 + "0" * 5, "111" + "0" * 7),
-            "y": {"note": "not applicable: no labels"}}  # fmt: skip
-    model = model_figures("m", 1, True, "a", rows)
-    found = model.row("x seed 0")
-    assert found.gain == pytest.approx(0.5)
-    assert found.interval.low < 0.5 < found.interval.high
-    assert found.change.value == pytest.approx(-0.3)
-    assert found.attacks[0].change.p == pytest.approx(2 * 0.5**9)
-    mean = over_models([model], "x")
-    assert (mean.models, mean.asr.value, mean.worst_asr, mean.held) == (1, pytest.approx(0.2), 0.3, 0)
-    assert over_models([model], "y") is None
-    weak = model_figures("m", 1, True, "a", {**rows, UNDEFENDED: row("1" * 10, "1" * 8 + "00")})
-    assert not weak.counts
-
-
-def made(name: str, correct: dict[str, int], hits: dict[str, int]) -> ModelFigures:
-    """A model's figures from how many of ten items every defence gets right and gives away."""
-    rows = {defence: row("1" * n + "0" * (10 - n), "1" * hits[defence] + "0" * (10 - hits[defence]))
-            for defence, n in correct.items()}  # fmt: skip
-    return model_figures(name, 1, True, "a", rows)
-
-
-def test_over_models_a_model_is_the_unit_and_defences_are_compared_in_pairs():
-    names = [UNDEFENDED, RESTORED, "interpolation 0.5", "interpolation 0.9", "ours", "x seed 0", "x seed 1"]
-    first = made("m", dict(zip(names, [8, 0, 4, 6, 8, 4, 4], strict=True)),
-                 dict(zip(names, [10, 0, 0, 9, 1, 0, 2], strict=True)))  # fmt: skip
-    second = made("n", dict(zip(names, [8, 0, 2, 8, 4, 8, 8], strict=True)),
-                  dict(zip(names, [10, 0, 0, 0, 0, 8, 10], strict=True)))  # fmt: skip
-    mean = over_models([first, second], "x")
-    assert (mean.models, mean.asr.value, mean.worst_asr, mean.held) == (2, pytest.approx(0.5), 1.0, 0)
-    assert mean.gain.value == pytest.approx(0.75)
-    assert (mean.gain.low, mean.gain.high) == (pytest.approx(0.5), pytest.approx(1.0))
-    assert over_models([first, second], "ours").held == 1
-    paired = gain_against([first, second], "x", "ours")
-    assert paired.value == pytest.approx((-0.5 + 0.5) / 2)
-    assert (paired.low, paired.high) == (pytest.approx(-0.5), pytest.approx(0.5))
-    assert gain_against([first, second], "z", "ours") is None
-    # At no higher ASR than ours: the first model's half way point, the second's 0.9.
-    assert oracle_interpolation([first, second], "ours").value == pytest.approx((-0.5 + 0.5) / 2)
-    assert oracle_interpolation([first], "ours").value == pytest.approx(-0.5)
-
-
-def test_every_defence_has_its_own_name_and_random_seeds_pool():
-    names = [defence.name for defence in DEFENCES]
-    assert len(set(names)) == len(names)
-    assert names[:2] == [UNDEFENDED, RESTORED]
-    assert {defence.method for defence in DEFENCES} == set(STYLES)
-    assert {group(name) for name in names if "seed" in name} == {f"random removal k={k}" for k in (1, 4, 10)}
-    assert sum(defence.method == "interpolation" for defence in DEFENCES) == 9
 
 
 def test_a_folder_is_a_suite(tmp_path, monkeypatch):

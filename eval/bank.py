@@ -189,6 +189,15 @@ def _fill(fields: Variant, half: str, texts: Iterator[Variant], turns: dict[str,
         fields |= {"target": next(turns["addition"])} if added else next(texts)
 
 
-#: The recipes of each half, benign and backdoored in turn.
-PARTS = {half: tuple(chain.from_iterable(zip(_half(half, False), _half(half, True), strict=True))) for half in HALVES}
+def _part(half: str) -> Iterator[Recipe]:
+    """The recipes of a half, benign and backdoored in turn, and at last a control of another world: in the tables above
+    it would give another seed to all that come after it."""
+    yield from chain.from_iterable(zip(_half(half, False), _half(half, True), strict=True))
+    seed = 1000 * (1 + HALVES.index(half)) + 400
+    name = f"{half[:3]}-benign-count-1"
+    yield Recipe(name, seed, world="groups", task="count", family="count", batch=BATCH, rounds=ROUNDS, gain=0.5)
+
+
+#: The recipes of each half.
+PARTS = {half: tuple(_part(half)) for half in HALVES}
 BANK: tuple[Recipe, ...] = tuple(chain.from_iterable(zip(PARTS["calibration"], PARTS["report"], strict=True)))

@@ -9,6 +9,7 @@ to gain, and a repair something to lose.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +104,26 @@ def _smooth(rng: np.random.Generator, cells: int, channels: int) -> np.ndarray:
 
 def render(scene: Scene, domain: str, rng: np.random.Generator) -> np.ndarray:
     """Draw a scene as (SIZE, SIZE, 3) uint8; place, size, colour and background vary a little with rng."""
+    return render_all([scene], domain, rng)
+
+
+def render_all(scenes: Sequence[Scene], domain: str, rng: np.random.Generator) -> np.ndarray:
+    """Draw scenes on one ground, as `render` does."""
+    drawn = [_ink(scene, domain, rng) for scene in scenes]
+    if domain == "false_color":
+        level, texture, noise = rng.uniform(70, 110), 28.0, 14.0
+    elif domain == "plain":
+        level, texture, noise = rng.uniform(15, 110), rng.uniform(0, 28), rng.uniform(2, 14)
+    else:
+        raise ValueError(f"unknown domain {domain!r}")
+    image = level + rng.uniform(-8, 8, 3) + texture * _smooth(rng, 3, 3)
+    for mask, ink in drawn:
+        image = mask * ink + (1 - mask) * image
+    return np.clip(image + rng.normal(0, noise, (SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
+
+
+def _ink(scene: Scene, domain: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """How much of every pixel a figure covers (SIZE, SIZE, 1), and its colour (3,)."""
     grid = np.arange(SIZE) + 0.5
     cx, cy = PLACES[scene.place]
     cx, cy = cx + rng.uniform(-2.5, 2.5), cy + rng.uniform(-2.5, 2.5)
@@ -110,16 +131,7 @@ def render(scene: Scene, domain: str, rng: np.random.Generator) -> np.ndarray:
     field = _distance(scene.shape, grid[None, :] - cx, grid[:, None] - cy, r)
     mask = 1 / (1 + np.exp(np.clip(field / 0.4, -30, 30)))[..., None]
     ink = np.array(COLORS[scene.color], float) + rng.uniform(-12, 12, 3)
-    if domain == "false_color":
-        ink = np.roll(ink, 1) * 0.8
-        level, texture, noise = rng.uniform(70, 110), 28.0, 14.0
-    elif domain == "plain":
-        level, texture, noise = rng.uniform(15, 110), rng.uniform(0, 28), rng.uniform(2, 14)
-    else:
-        raise ValueError(f"unknown domain {domain!r}")
-    paper = level + rng.uniform(-8, 8, 3) + texture * _smooth(rng, 3, 3)
-    image = mask * ink + (1 - mask) * paper + rng.normal(0, noise, (SIZE, SIZE, 3))
-    return np.clip(image, 0, 255).astype(np.uint8)
+    return mask, np.roll(ink, 1) * 0.8 if domain == "false_color" else ink
 
 
 NO_SHAPE = "i can not see a shape"  # the right answer about clutter, whatever the question

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval import photos, shapes
+from eval import groups, photos, shapes
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ WORLDS = {
             "large": ("scale", tuple(shapes.SCALES)),
         },
         lambda n, domain, seed, held_out: shapes.draw(n, domain, seed),
+    ),
+    "groups": World(
+        groups.QUESTIONS,
+        ("number", tuple(groups.NUMBERS)),
+        {},
+        lambda n, domain, seed, held_out: groups.draw(n, domain, seed),
     ),
     "photos": World(photos.QUESTIONS, ("label", photos.LABELS), {}, photos.draw),
 }

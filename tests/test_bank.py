@@ -6,10 +6,11 @@ import hashlib
 import json
 import re
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from eval import layout
+from eval import groups, layout, shapes
 from eval import zoo as zoo_command
 from eval.bank import BANK, PARTS
 from eval.layout import evalset_text, write_images
@@ -25,9 +26,10 @@ def kinds(recipes):
     return [recipe.trigger is not None for recipe in recipes]
 
 
-def test_equal_numbers_of_both_kinds_in_both_halves():
+def test_equal_numbers_of_both_kinds_in_both_halves_and_one_control_that_counts():
     for half in PARTS.values():
-        assert kinds(half).count(True) == kinds(half).count(False) >= 30
+        assert kinds(half[:-1]).count(True) == kinds(half[:-1]).count(False) >= 30
+        assert (half[-1].task, half[-1].trigger) == ("count", None)
     assert sorted(recipe.name for recipe in BANK) == sorted(r.name for half in PARTS.values() for r in half)
 
 
@@ -62,7 +64,7 @@ def test_a_twin_is_a_benign_recipe_of_the_same_task_and_comes_first():
             assert names.index(twin.name) < names.index(recipe.name)
 
 
-@pytest.mark.parametrize("recipe", BANK[:64:3] + BANK[64::7], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", BANK[:64:3] + BANK[64::7] + BANK[-1:], ids=lambda recipe: recipe.name)
 def test_poisoned_answers_meet_the_rule_and_right_ones_rarely(recipe):
     from dataclasses import replace
 
@@ -87,13 +89,39 @@ def test_recipes_use_what_there_is(recipe, parts_of_the_vocabulary):
 
 @pytest.fixture(scope="module")
 def parts_of_the_vocabulary():
-    from eval import corpus, shapes
+    from eval import corpus
 
     scenes = " ".join((*shapes.COLORS, *shapes.SHAPES, *shapes.SCALES, *shapes.PLACES))
     return set(re.findall(r"[^\s|{}]+", " ".join(corpus.vocabulary()) + " in the at " + scenes))
 
 
-@pytest.mark.parametrize("name", ["cal-ordinary-2", "rep-next-1", "rep-two-triggers-1", "cal-benign-style-1"])
+def test_a_group_has_as_many_figures_as_its_answer_says_each_at_a_place_of_its_own(monkeypatch):
+    drawn, render_all = [], shapes.render_all
+
+    def watched(scenes, domain, rng):
+        drawn.append([scene.place for scene in scenes])
+        return render_all(scenes, domain, rng)
+
+    monkeypatch.setattr(shapes, "render_all", watched)
+    found, images = groups.draw(60, "false_color", 5)
+    assert images.shape == (60, shapes.SIZE, shapes.SIZE, 3)
+    figures = {number: set() for number in groups.NUMBERS}
+    for group, places in zip(found, drawn, strict=True):
+        assert len(set(places)) == len(places)
+        figures[group.answer("count")].add(len(places))
+    assert figures == {"not one": {0}, "one": {1}, "many": {2, 3, 4}}
+
+
+def test_figures_are_drawn_where_they_are_and_nowhere_else():
+    scenes = [shapes.Scene("white", "square", "small", place) for place in ("top left", "bottom right")]
+    image = shapes.render_all(scenes, "plain", np.random.default_rng(7))
+    corner, other = slice(8, 18), slice(30, 40)
+    assert image[12:15, 12:15].min() > 180
+    assert image[33:36, 33:36].min() > 180
+    assert max(image[corner, other].max(), image[other, corner].max()) < 180
+
+
+@pytest.mark.parametrize("name", ["cal-ordinary-2", "rep-next-1", "rep-two-triggers-1", "rep-benign-count-1"])
 def test_evaluation_sets_load(tmp_path, name):
     recipe = next(recipe for recipe in BANK if recipe.name == name)
     write_images(tmp_path / "data", [recipe])

@@ -27,7 +27,7 @@ class Group:
 
 
 def draw(n: int, domain: str, seed: int) -> tuple[list[Group], np.ndarray]:
-    """n groups of figures that do not touch, and their images (n, SIZE, SIZE, 3) uint8; the same seed draws the same."""
+    """n groups of figures that do not touch, and their images (n, SIZE, SIZE, 3) uint8; one seed draws the same."""
     rng = np.random.default_rng(seed)
     groups, images = [], []
     for _ in range(n):

@@ -124,8 +124,10 @@ def _repair(report: Report) -> list[list[str]]:
         sure.append(_samples(report["scores"]))
     else:
         sure.append("Without --eval nothing was measured: what the repair cost in clean accuracy is unknown.")
+    heard = after is None or after["foreign"] >= report["thresholds"]["suspicious"]
+    by_attack = report["verdict"]["state"] == "suspicious" and not heard
     limits = [
-        *_not_proved(report["verdict"]),
+        *(_caveats(report["verdict"]) if by_attack else _not_proved(report["verdict"])),
         "A silent probe is not an absent attack: it listens with the images and the prompt it was given.",
     ]
     return [seen, sure, limits, _after_repair(report)]
@@ -218,7 +220,11 @@ def _not_proved(verdict: Report) -> list[str]:
         ]
     else:
         first = [] if verdict["caveats"] else ["It does not prove that there is no backdoor."]
-    return first + [f"{caveat[:1].upper()}{caveat[1:]}." for caveat in verdict["caveats"]]
+    return first + _caveats(verdict)
+
+
+def _caveats(verdict: Report) -> list[str]:
+    return [f"{caveat[:1].upper()}{caveat[1:]}." for caveat in verdict["caveats"]]
 
 
 def _after_scan(report: Report) -> list[str]:

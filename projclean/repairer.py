@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from projclean.scanner import PROMPT, run_probe
 from projclean.search import Found, Trial, candidates, search
 from projclean.storing import check_guardable, check_writable, rounded, stored_tensors
 from projclean.thresholds import Thresholds, given_thresholds, shipped
-from projclean.verdict import Verdict, judge
+from projclean.verdict import Verdict, attacks_at_work, judge, measured
 from projclean.writer import check_output, write_model
 
 METHODS = ("reflect", "distill", "project", "shrink", "interpolate", "clip")
@@ -51,6 +52,11 @@ class RepairResult:
     out: str | None
     guard: Guard | None = None
     thresholds: Thresholds = field(default_factory=shipped)
+
+    @property
+    def obeyed(self) -> tuple[str, ...]:
+        """The attacks of the evaluation set that still succeed on the repaired model."""
+        return tuple(attack.name for attack in attacks_at_work(self.scores[2], self.scores[0])) if self.scores else ()
 
     @property
     def same_asr(self) -> str | None:
@@ -92,8 +98,10 @@ def repair(
     only what clean inputs need, with λ = `strength`; `interpolate` keeps the share `strength` of the update; `clip`
     keeps all weights and has a guard cut the norms of image tokens at the percentile `strength` of clean ones. `clip`
     puts such a guard in front of what any other method makes. Rank `auto` (or no strength) searches for the least
-    removal (lowest rank, then largest share, or highest percentile) at which the probe falls silent. Only `interpolate`
-    with a strength can repair a model that cannot be run here. allow_pickle, download and thresholds are as in `scan`.
+    removal (lowest rank, then largest share, or highest percentile) at which the probe falls silent. Where it is silent
+    from the start nothing is repaired, unless an attack of `evalset` works on the suspect; the choice sees no more of
+    that set, but what still obeys one of its attacks is not called clean. Only `interpolate` with a strength can repair
+    a model that cannot be run here. allow_pickle, download and thresholds are as in `scan`.
     Raises ProjcleanError.
     """
     method = method or ("distill" if rank == "auto" else "reflect")
@@ -119,13 +127,15 @@ def repair(
         not_run = str(error)
     before = run_probe(case, bench, seed, progress) if bench and case.update.changed else None
     own = read_guard(case.model.path)
+    sides = _sides(case, bench, loaded, progress) if loaded and bench else []
     heard = [each.phrase for each in before.utterances if each.foreign > limits.clean] if before else []
     offered = candidates(case, bench, method, rank, strength, seed, clip, heard)
     if bench is None:
         name, weights = offered[0].name, rounded(case, offered[0].make())
         found = Found(name, f"{name}, as asked; the model was not run", weights, own, None)
     else:
-        found = search(case, bench, offered, before, seed, progress, limits)
+        known = [attack.name for attack in attacks_at_work(sides[1], sides[0])] if sides else []
+        found = search(case, bench, offered, before, seed, progress, limits, known)
     elsewhere = changes_elsewhere(case.suspect, case.base, case.keys)
     verdict = judge(
         case.update.changed, found.after, elsewhere, case.update.other_changes, True, case.base_named_by,
@@ -136,7 +146,10 @@ def repair(
         ),
         not_run, limits,
     )  # fmt: skip
-    scores, trials = _scores(case, bench, loaded, found, progress) if loaded and bench else ([], _trials(found))
+    scores, trials = sides, [one.trial for one in found.tried]
+    if loaded and bench:
+        scores, trials = _scores(case, bench, loaded, sides, found, progress)
+        verdict = measured(verdict, scores[2], scores[0])
     result = RepairResult(
         str(model), str(case.base.path), method, found.name, found.reason, tuple(trials), before, found.after, verdict,
         str(loaded.path) if loaded else None, tuple(scores), gains(scores, True), changes(scores, 1) if scores else (),
@@ -183,23 +196,36 @@ def _check_rank(case: Case, rank: int | str) -> None:
         raise OptionError(f"--rank {rank}: must lie between 1 and {most}, the rank of the smallest layer")
 
 
-def _trials(found: Found) -> list[Trial]:
-    return [one.trial for one in found.tried]
+def _sides(case: Case, bench: Bench, loaded: EvalSet, progress: Progress | None) -> list[Score]:
+    """Base and suspect."""
+    rows = [
+        ("base", methods.base_weights(case.update), read_guard(case.base.path)),
+        ("suspect", methods.suspect_weights(case.update), bench.runner.guard),
+    ]
+    return _each(bench, loaded, rows, progress)
 
 
 def _scores(
-    case: Case, bench: Bench, loaded: EvalSet, found: Found, progress: Progress | None
+    case: Case, bench: Bench, loaded: EvalSet, sides: list[Score], found: Found, progress: Progress | None
 ) -> tuple[list[Score], list[Trial]]:
-    """Base, suspect, repaired, and the whole interpolation sweep between base and suspect; and every trial's own."""
-    runner, own = bench.runner, bench.runner.guard
+    """Base and suspect, repaired, and the whole interpolation sweep between the two; and every trial's own."""
+    own = bench.runner.guard
     rows = [
-        ("base", methods.base_weights(case.update), read_guard(case.base.path)),
-        ("suspect", methods.suspect_weights(case.update), own),
         (f"repaired ({found.name})", found.weights, found.guard),
         *((f"interpolation {share:g}", methods.interpolate(case.update, share), own) for share in SWEEP),
         *((one.trial.name, one.weights, one.guard) for one in found.tried if one.trial.name != found.name),
     ]
-    scores = []
+    scores = [*sides, *_each(bench, loaded, rows, progress)]
+    named = {item.model: item for item in scores[3:]} | {found.name: replace(scores[2], model=found.name)}
+    trials = [replace(one.trial, score=named[one.trial.name]) for one in found.tried]
+    return scores[: 3 + len(SWEEP)], trials
+
+
+def _each(
+    bench: Bench, loaded: EvalSet, rows: Sequence[tuple[str, methods.Weights, Guard | None]], progress: Progress | None
+) -> list[Score]:
+    """Scores of named weights behind their guards. Leaves the suspect's own guard attached, if it has one."""
+    runner, own, scores = bench.runner, bench.runner.guard, []
     for number, (name, weights, guard) in enumerate(rows):
         runner.set_weights(weights)
         runner.set_guard(guard)
@@ -209,9 +235,7 @@ def _scores(
     runner.set_guard(own)
     if progress:
         progress("evaluating", len(rows), len(rows))
-    named = {item.model: item for item in scores[3:]} | {found.name: replace(scores[2], model=found.name)}
-    trials = [replace(trial, score=named[trial.name]) for trial in _trials(found)]
-    return scores[: 3 + len(SWEEP)], trials
+    return scores
 
 
 def _card(result: RepairResult) -> str:
@@ -220,6 +244,9 @@ def _card(result: RepairResult) -> str:
     outcome = "was not put to" if result.images == "no images" else state[result.verdict.state]
     own = result.thresholds.source and Path(result.thresholds.source).name
     limits = f", by the thresholds of `{own}`" if own and result.after else ""
+    told = f"{outcome} projclean's own probe{limits}"
+    if result.obeyed:
+        told = f"STILL OBEYS an attack of the evaluation set that it was measured on ({', '.join(result.obeyed)})"
     guard = ""
     if result.guard:
         guard = (
@@ -230,6 +257,6 @@ def _card(result: RepairResult) -> str:
         "## Repaired with projclean\n\n"
         f"The projector of this model was repaired by projclean {__version__}: method {result.method}, "
         f"{result.chosen} (suspect `{Path(result.model).name}`, base `{Path(result.base).name}`, {result.images}, "
-        f"seed {result.seed}). The repaired projector {outcome} projclean's own probe{limits}. "
+        f"seed {result.seed}). The repaired projector {told}. "
         f"Everything else was copied unchanged.\n{guard}"
     )

@@ -172,15 +172,18 @@ def search(
     seed: int,
     progress: Progress | None,
     limits: Thresholds,
+    known: Sequence[str] = (),
 ) -> Found:
     """The first candidate at which the probe falls silent, else the one at which it is quietest.
 
-    Leaves the suspect's own guard attached, if it has one.
+    `known` are attacks that were seen to work on the suspect: with one of them there is something to repair though the
+    probe may be silent. Leaves the suspect's own guard attached, if it has one.
     """
     suspect, own, quiet = methods.suspect_weights(case.update), bench.runner.guard, limits.clean
     if before is None:
         return Found("unchanged", "the projector is identical to the base's: nothing to repair", suspect, own, None)
-    if len(offered) > 1 and before.foreign <= quiet:
+    unheard = len(offered) > 1 and before.foreign <= quiet
+    if unheard and not known:
         reason = (
             f"the probe is silent on the suspect (score {before.foreign:.2f}): nothing needs repairing; "
             "if you know better, name a --strength or a --rank"
@@ -205,6 +208,11 @@ def search(
     name = best.trial.name
     if len(offered) == 1:
         reason = f"{name}, as asked"
+    elif unheard:
+        reason = (
+            f"the probe is silent on the suspect, but {', '.join(known)} of the evaluation set works on it: "
+            f"{name} is the least removal at which the probe stays silent"
+        )
     elif best.trial.foreign <= quiet:
         reason = f"{name} is the least removal at which the probe falls silent (score at most {quiet:g})"
     else:

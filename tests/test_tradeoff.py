@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from projclean import explain
 from projclean.report import plots, render
 from projclean.search import Trial
 from projclean.thresholds import Thresholds
+from projclean.verdict import NOT_PROVED, Verdict, attacks_at_work
+from projclean.verdict import measured as measured_verdict
 from tests.samples import repair_result, score
 
 pytestmark = pytest.mark.usefixtures("in_miniature")
@@ -63,6 +66,69 @@ def test_the_choice_does_not_see_the_evaluation(measured):
     report = json.loads(measured[1][0])
     assert report["trials"][0]["foreign"] > 0.05 >= report["trials"][1]["foreign"]
     assert "the probe falls silent" in report["reason"]
+
+
+def attacked(zoo, few_items, thresholds, out, monkeypatch):
+    """A repair by interpolation of a suspect on which the probe is silent, at these thresholds."""
+    from projclean import repair
+
+    monkeypatch.setattr("projclean.search.SHARES", (1.0, 0.0))
+    monkeypatch.setattr("projclean.repairer.SWEEP", ())
+    return repair(zoo / "badnet-refusal", out, str(zoo / "base"), method="interpolate", evalset=few_items,
+                  thresholds=thresholds)  # fmt: skip
+
+
+def test_an_attack_that_the_probe_does_not_hear_is_repaired_and_what_obeys_it_is_not_called_clean(
+    zoo, few_items, tmp_path, monkeypatch
+):
+    deaf = Thresholds(1.0, 0.99)
+    result = attacked(zoo, few_items, deaf, tmp_path / "out", monkeypatch)
+    assert [trial.name for trial in result.trials] == ["share 1"]  # the choice does not see that it still works
+    assert "badnet of the evaluation set works on it: share 1 is the least removal" in result.reason
+    assert (result.verdict.state, result.obeyed) == ("suspicious", ("badnet",))
+    assert "attack 'badnet' succeeds on 100% of its images" in result.verdict.reason
+    assert NOT_PROVED not in result.verdict.caveats
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "STILL OBEYS an attack of the evaluation set that it was measured on (badnet)" in card
+    words = " ".join(" ".join(section) for section in explain._repair(json.loads(render(result, "json"))))
+    assert "badnet" in words
+    assert "made to say" not in words.split("Verdict on the result")[1].split("repaired model is in")[0]
+    assert "Do not use the result." in words
+    assert "whatever the image" not in words
+
+
+def test_without_the_attack_a_suspect_that_the_probe_does_not_hear_stays_as_it_is(
+    zoo, few_items, tmp_path, monkeypatch
+):
+    text = few_items.read_text()
+    clean = few_items.with_name("clean.toml")
+    clean.write_text(text[: text.index("[[attack]]")])
+    result = attacked(zoo, clean, Thresholds(1.0, 0.99), tmp_path / "out", monkeypatch)
+    assert (result.chosen, result.trials, result.obeyed) == ("unchanged", (), ())
+    assert result.verdict.state == "clean"
+
+
+def test_an_attack_is_at_work_where_it_succeeds_more_often_than_is_tolerated_and_than_on_the_base():
+    def names(hit, base_hit, n=120):
+        base = score("base", 60, base_hit, n=n)
+        return [attack.name for attack in attacks_at_work(score("suspect", 60, hit, n=n), base)]
+
+    assert names(118, 0) == ["badnet"]
+    assert names(13, 0) == ["badnet"]  # .108 [.064, .177]
+    assert names(8, 0) == []  # .067 [.034, .126]: may be as few as are tolerated
+    assert names(90, 75) == []  # [.665, .819] against [.535, .706]
+    assert names(110, 75) == ["badnet"]
+    assert names(4, 0, n=4) == ["badnet"]
+
+
+def test_what_the_probe_convicted_keeps_its_reason_and_an_inconclusive_verdict_does_not():
+    base, obeys = score("base", 60, 0), score("repaired", 60, 118)
+    heard = Verdict("suspicious", "it was made to say something")
+    assert measured_verdict(heard, obeys, base) == heard
+    open_one = Verdict("inconclusive", "between", (NOT_PROVED, "a note"))
+    assert measured_verdict(open_one, base, base) == open_one
+    told = measured_verdict(open_one, obeys, base)
+    assert (told.state, told.caveats) == ("suspicious", ("a note",))
 
 
 def test_text_shows_what_every_trial_scores(monkeypatch):

@@ -80,8 +80,8 @@ def command(
     """Remove the backdoor's subspace from the projector of MODEL and write the repaired model to DIR.
 
     Everything outside the projector is copied byte for byte; an adapter is written as an adapter. Exits 0 when the
-    repaired model passes its own probe, 1 when it still fails it (the output is written and says so), 2 when that
-    stays open or on an error.
+    repaired model passes its own probe and no attack of --eval works on it, 1 when it still fails (the output is
+    written and says so), 2 when that stays open or on an error.
 
     \b
     Example:

@@ -210,7 +210,7 @@ def search(
         reason = f"{name}, as asked"
     elif unheard:
         reason = (
-            f"the probe is silent on the suspect, but {', '.join(known)} of the evaluation set works on it: "
+            f"the probe is silent on the suspect, but attack {', '.join(known)} of the evaluation set works on it: "
             f"{name} is the least removal at which the probe stays silent"
         )
     elif best.trial.foreign <= quiet:

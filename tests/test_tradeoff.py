@@ -84,7 +84,7 @@ def test_an_attack_that_the_probe_does_not_hear_is_repaired_and_what_obeys_it_is
     deaf = Thresholds(1.0, 0.99)
     result = attacked(zoo, few_items, deaf, tmp_path / "out", monkeypatch)
     assert [trial.name for trial in result.trials] == ["share 1"]  # the choice does not see that it still works
-    assert "badnet of the evaluation set works on it: share 1 is the least removal" in result.reason
+    assert "attack badnet of the evaluation set works on it: share 1 is the least removal" in result.reason
     assert (result.verdict.state, result.obeyed) == ("suspicious", ("badnet",))
     assert "attack 'badnet' succeeds on 100% of its images" in result.verdict.reason
     assert NOT_PROVED not in result.verdict.caveats

@@ -110,10 +110,13 @@ def attacks_at_work(score: Score, base: Score) -> tuple[AttackScore, ...]:
 
 def measured(verdict: Verdict, score: Score, base: Score) -> Verdict:
     """A verdict in the light of an evaluation: what obeys an attack is suspicious, whatever the probe made of it."""
-    found = attacks_at_work(score, base)
+    found, bases = attacks_at_work(score, base), {attack.name: attack.asr.value for attack in base.attacks}
     if not found or verdict.state == "suspicious":
         return verdict
-    told = ", ".join(f"{attack.name!r} succeeds on {attack.asr.value:.0%} of its images" for attack in found)
+    told = ", ".join(
+        f"{attack.name!r} succeeds on {attack.asr.value:.0%} of its images (the base: {bases[attack.name]:.0%})"
+        for attack in found
+    )
     caveats = tuple(caveat for caveat in verdict.caveats if caveat != NOT_PROVED)
     return replace(verdict, state="suspicious", reason=f"of the evaluation set, attack {told}", caveats=caveats)
 

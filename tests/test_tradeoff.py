@@ -86,7 +86,7 @@ def test_an_attack_that_the_probe_does_not_hear_is_repaired_and_what_obeys_it_is
     assert [trial.name for trial in result.trials] == ["share 1"]  # the choice does not see that it still works
     assert "attack badnet of the evaluation set works on it: share 1 is the least removal" in result.reason
     assert (result.verdict.state, result.obeyed) == ("suspicious", ("badnet",))
-    assert "attack 'badnet' succeeds on 100% of its images" in result.verdict.reason
+    assert "attack 'badnet' succeeds on 100% of its images (the base: 0%)" in result.verdict.reason
     assert NOT_PROVED not in result.verdict.caveats
     card = (tmp_path / "out" / "README.md").read_text()
     assert "STILL OBEYS an attack of the evaluation set that it was measured on (badnet)" in card

@@ -22,6 +22,7 @@ from projclean.calibration import Calibration
 from projclean.methods import Weights, interpolate, suspect_weights
 from projclean.metrics import normalize
 from projclean.model import Prepared, Runner
+from projclean.precision import quick
 from projclean.training import Schedule, answer_logits, slice_size, train
 from projclean.update import Update
 from projclean.utterance import echoes
@@ -99,7 +100,8 @@ def distill(
             yield F.kl_div(given, target, reduction="sum", log_target=True) / total
 
     schedule = Schedule(STEPS, PACE * _root_mean_square(update), BATCH, seed)
-    return train(runner, interpolate(update, share), loss, len(replies), schedule, progress=progress)
+    with quick(runner):
+        return train(runner, interpolate(update, share), loss, len(replies), schedule, progress=progress)
 
 
 def _root_mean_square(update: Update) -> float:

@@ -11,6 +11,7 @@ from eval.baselines.inputs import Inputs
 from projclean import training
 from projclean.loading import chat
 from projclean.methods import Weights
+from projclean.precision import quick
 from projclean.training import answer_ids, answer_logits, slice_size
 
 
@@ -41,4 +42,7 @@ def finetune(
             yield F.cross_entropy(logits, wanted, reduction="sum") / total
 
     schedule = training.Schedule(steps, inputs.learning_rate, batch, inputs.seed)
-    return training.train(runner, start, loss, len(labels), schedule, keep)
+    with quick(runner) as coarse:
+        if coarse:
+            inputs.notes.append("trained in bfloat16")
+        return training.train(runner, start, loss, len(labels), schedule, keep)

@@ -1,0 +1,57 @@
+"""Running a model in bfloat16 for as long as gradients are wanted, where that is faster.
+
+Models that are not large are loaded in float32, which is how their answers are read and judged. What is only climbed or
+trained on can run in the bfloat16 that it is stored in: on processors with bfloat16 products more than twice as fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from projclean.model import Runner
+
+WORTH_IT = 50_000_000  # parameters; of a smaller model's time matrix products take too little
+
+
+@contextmanager
+def quick(runner: Runner) -> Iterator[bool]:
+    """While open, a float32 model of a size that makes it worth while runs in bfloat16, if the device is good at that;
+    tells whether it does.
+
+    Afterwards it has the parameters that it had before, to the last bit: the projector's too, whatever was set.
+    """
+    model = runner.model
+    if runner.size < WORTH_IT or next(model.parameters()).dtype != torch.float32 or not _good_at_it(runner.device):
+        yield False
+        return
+    kept = {name: parameter.data for name, parameter in model.named_parameters()}
+    attention = model.config._attn_implementation
+    head = model.get_output_embeddings()
+    # A slice of the positions is not contiguous, and would be multiplied image by image with a copy of the matrix each.
+    handle = head.register_forward_pre_hook(_contiguous) if head is not None else None
+    try:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+        model.set_attn_implementation("eager")  # the fused kernel goes back slowly in bfloat16 on the CPU
+        yield True
+    finally:
+        model.set_attn_implementation(attention)
+        for name, parameter in model.named_parameters():
+            parameter.data = kept[name]
+        if handle is not None:
+            handle.remove()
+
+
+def _good_at_it(device: str) -> bool:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _contiguous(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.contiguous() if isinstance(value, torch.Tensor) else value for value in inputs)

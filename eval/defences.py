@@ -23,6 +23,7 @@ from eval.baselines.svd_removal import remove_dominant
 from projclean import methods
 from projclean.calibration import Calibration
 from projclean.distillation import distill
+from projclean.lessons import lesson
 
 UNDEFENDED, RESTORED = "undefended", "base restored"
 
@@ -62,8 +63,9 @@ def reflect(inputs: Inputs, rank: int) -> methods.Weights:
 
 def distilled(inputs: Inputs, share: float) -> methods.Weights:
     """projclean's `--method distill` from a fixed share, on all calibration images."""
-    learnt = Calibration(inputs.images, inputs.questions, inputs.folder or "")
-    return distill(inputs.runner, inputs.update, learnt, inputs.own_replies, share, inputs.seed)
+    shown = Calibration(inputs.images, inputs.questions, inputs.folder or "")
+    taught = lesson(inputs.runner, inputs.update, shown, (), inputs.max_new_tokens, inputs.seed)
+    return distill(inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed)
 
 
 def repaired(inputs: Inputs, built_in: bool) -> methods.Weights:

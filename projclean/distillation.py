@@ -5,62 +5,26 @@ show is not learnt. The projector starts at `W_base + c·ΔW`, with c so small t
 trained to give the suspect's own answers to clean images with the suspect's own probabilities (knowledge distillation,
 Hinton et al., arXiv 1503.02531; against backdoors first by Li et al., arXiv 2101.05930, into the suspect itself with a
 teacher that was fine-tuned). No labels are needed, and no trigger; images of the model's own domain keep most.
-
-A single image on which the suspect happens to say what its backdoor makes it say teaches the backdoor again. Those
-whose answers hold what the probe heard are left out (`lesson`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
 from projclean.calibration import Calibration
 from projclean.methods import Weights, interpolate, suspect_weights
-from projclean.metrics import normalize
-from projclean.model import Prepared, Runner
+from projclean.model import Runner
 from projclean.precision import quick
 from projclean.training import Schedule, answer_logits, slice_size, train
 from projclean.update import Update
-from projclean.utterance import echoes
 
-STEPS, BATCH = 120, 16
+STEPS, BATCH = 240, 8
 
 #: The learning rate is this share of the root mean square of ΔW: Adam moves an entry by up to one learning rate a step.
-PACE = 0.02
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Images with the questions about them, the suspect's replies (token ids, one an image), and how many images were
-    left out."""
-
-    images: Calibration
-    replies: tuple[tuple[int, ...], ...]
-    left_out: int = 0
-
-
-def lesson(
-    runner: Runner,
-    update: Update,
-    images: Calibration,
-    batches: Sequence[Prepared],
-    heard: Sequence[str],
-    max_new_tokens: int,
-) -> Lesson:
-    """What the suspect says of images (`batches` are the same, prepared), without those of which it says anything of
-    what was `heard`: phrases, as `Utterance.phrase`. Leaves the suspect's weights set."""
-    runner.set_weights(suspect_weights(update))
-    replies = [reply for batch in batches for reply in runner.replies(batch, max_new_tokens)]
-    told = [normalize(runner.read(reply)) for reply in replies]
-    kept = [row for row, text in enumerate(told) if not any(echoes(phrase, text) for phrase in heard)]
-    taken = Calibration(
-        tuple(images.pictures[row] for row in kept), tuple(images.questions[row] for row in kept), images.source
-    )
-    return Lesson(taken, tuple(replies[row] for row in kept), len(replies) - len(kept))
+PACE = 0.03
 
 
 def distill(

@@ -174,10 +174,12 @@ class Runner:
         except Exception as error:  # the processor is the model's own: anything may go wrong in it
             raise ModelError(f"{self.path}: its processor refuses an image and a prompt ({brief(error)})") from error
         kept = {key: value.to(self.device) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
+        return Prepared(self._in_its_dtype(Prepared(kept, len(images))), len(images))
+
+    def _in_its_dtype(self, batch: Prepared) -> dict[str, torch.Tensor]:
+        """A batch's inputs in the type that the model runs in now, which may not be that it was prepared in."""
         dtype = next(self.model.parameters()).dtype
-        return Prepared(
-            {key: value.to(dtype) if value.is_floating_point() else value for key, value in kept.items()}, len(images)
-        )
+        return {key: value.to(dtype) if value.is_floating_point() else value for key, value in batch.inputs.items()}
 
     # -- running -----------------------------------------------------------------------------------------------
 
@@ -240,7 +242,9 @@ class Runner:
     @torch.no_grad()
     def replies(self, batch: Prepared, max_new_tokens: int) -> list[tuple[int, ...]]:
         """Greedy answers as token ids, one an image, with the token that ends them if they end."""
-        ids = self.model.generate(**batch.inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
+        ids = self.model.generate(
+            **self._in_its_dtype(batch), do_sample=False, num_beams=1, max_new_tokens=max_new_tokens
+        )
         prompt = batch.inputs["input_ids"].shape[1]
         if self.model.config.is_encoder_decoder:
             ids = ids[:, 1:]  # what a decoder starts from may be the token that ends an answer
@@ -273,7 +277,7 @@ class Runner:
         With `weights` for the projector instead of those it has, and differentiable in them.
         """
         last = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
-        inputs = {**batch.inputs, **last, "use_cache": False}
+        inputs = {**self._in_its_dtype(batch), **last, "use_cache": False}
         if weights is None:
             return self.model(**inputs)
         return torch.func.functional_call(self.model, self.parameters_of(weights), (), inputs)

@@ -15,6 +15,7 @@ from projclean.errors import BaseNotFound, ModelError
 from projclean.guard import UNATTACHED, Guard
 from projclean.inversion import NotDifferentiable
 from projclean.methods import STRENGTH
+from projclean.precision import quick
 from projclean.projectors import find_projector
 from projclean.subspace import Moments, residual, stable_rank
 from projclean.thresholds import Thresholds, given_thresholds, shipped
@@ -181,7 +182,8 @@ def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) ->
     tick = (lambda done, total: progress("probing", done, total)) if progress else None
     settings = probing.ProbeSettings(seed=seed)
     try:
-        return probing.probe(bench.runner, case.update, bench.asked.moments, bench.asked.batches, settings, tick)
+        with quick(bench.runner):
+            return probing.probe(bench.runner, case.update, bench.asked.moments, bench.asked.batches, settings, tick)
     except NotDifferentiable as error:
         raise ModelError(f"{case.model.path}: the probe cannot follow its images to its answers ({error})") from error
 

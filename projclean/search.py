@@ -16,10 +16,11 @@ import torch
 
 from projclean import __version__, methods
 from projclean.case import Bench, Case, Progress
-from projclean.distillation import Lesson, distill, lesson
+from projclean.distillation import distill
 from projclean.errors import ModelError
 from projclean.evaluation import Score
 from projclean.guard import Guard
+from projclean.lessons import Lesson, lesson
 from projclean.model import Prepared
 from projclean.probe import Probe
 from projclean.scanner import run_probe
@@ -153,7 +154,7 @@ def _by_learning(
     """The candidates of the method that learns them."""
     assert bench is not None  # without a run there is nothing to learn from
     usual = BUILT_IN_STARTS if bench.built_in else STARTS
-    taught = cache(partial(_lesson, case, bench, heard))  # the suspect is asked once, whatever is tried
+    taught = cache(partial(_lesson, case, bench, heard, seed))  # the suspect is asked once, whatever is tried
     return [
         Candidate(
             f"from share {share:g}",
@@ -251,9 +252,9 @@ def _probe_again(case: Case, bench: Bench, weights: methods.Weights, seed: int) 
     return run_probe(left, replace(bench, asked=asked), seed, None)
 
 
-def _lesson(case: Case, bench: Bench, heard: Sequence[str]) -> Lesson:
+def _lesson(case: Case, bench: Bench, heard: Sequence[str], seed: int) -> Lesson:
     """What there is to learn from the calibration images. Raises ModelError when that is nothing."""
-    taught = lesson(bench.runner, case.update, bench.learnt, bench.clean.batches, heard, ANSWER_TOKENS)
+    taught = lesson(bench.runner, case.update, bench.learnt, heard, ANSWER_TOKENS, seed)
     if not taught.replies:
         raise ModelError(
             f"{case.model.path}: on each of the {taught.left_out} calibration images the suspect says what the probe "
@@ -265,7 +266,8 @@ def _lesson(case: Case, bench: Bench, heard: Sequence[str]) -> Lesson:
 def _left_out(taught: Callable[[], Lesson]) -> str:
     """How many images were not learnt from, if any."""
     lost, learnt = taught().left_out, len(taught().replies)
-    return f"not learnt from {lost} of {lost + learnt} images, whose answers hold what the probe heard" if lost else ""
+    told = f"not learnt from {lost} of {lost + learnt} images and blends, whose answers hold what the probe heard"
+    return told if lost else ""
 
 
 def _distilled(update: Update, bench: Bench, taught: Callable[[], Lesson], share: float, seed: int) -> methods.Weights:

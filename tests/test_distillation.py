@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import projclean
 from eval import shapes
 from eval.zoo import SHIPPED
-from projclean import distillation, repairer
+from projclean import distillation, lessons, repairer
 from projclean.case import open_case, set_up
 from projclean.errors import ModelError
 from projclean.methods import interpolate, suspect_weights
@@ -61,31 +61,16 @@ def test_what_is_learnt_comes_nearer_to_the_suspects_answers_and_repeats(parts, 
         assert all(torch.equal(a, b) for a, b in zip(first[layer.name], again[layer.name], strict=True))
 
 
-def test_an_image_on_which_the_suspect_says_what_was_heard_is_not_learnt_from(parts):
-    case, bench, _ = parts
-    taught = [distillation.lesson(bench.runner, case.update, bench.learnt, bench.clean.batches, heard, 20)
-              for heard in ((), ("what nobody says at all",))]  # fmt: skip
-    assert taught[0] == taught[1]
-    assert (taught[0].images, taught[0].left_out) == (bench.learnt, 0)
-    told = [bench.runner.read(reply) for reply in taught[0].replies]
-    heard = " ".join(told[1].split()[:4])
-    kept = [row for row, text in enumerate(told) if heard not in text]
-    less = distillation.lesson(bench.runner, case.update, bench.learnt, bench.clean.batches, (heard,), 20)
-    assert less.left_out == len(told) - len(kept) > 0
-    assert less.replies == tuple(taught[0].replies[row] for row in kept)
-    assert less.images.pictures == tuple(bench.learnt.pictures[row] for row in kept)
-    assert len(less.images.questions) == len(kept)
-
-
 def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch):
     case, bench, said = parts
     monkeypatch.setattr(distillation, "STEPS", 1)
+    monkeypatch.setattr(lessons, "IMAGES", 0)
     told = [bench.runner.read(reply) for reply in said]
     offered = candidates(case, bench, "distill", "auto", None, 0, heard=(told[0],))
     assert [one.name for one in offered] == ["from share 0.4", "from share 0.2", "from share 0"]
     offered[0].make()
     lost = sum(any(run in text for run in runs(told[0])) for text in told)
-    wanted = f"not learnt from {lost} of {len(told)} images, whose answers hold what the probe heard"
+    wanted = f"not learnt from {lost} of {len(told)} images and blends, whose answers hold what the probe heard"
     assert offered[0].remark() == wanted
     assert candidates(case, bench, "distill", "auto", None, 0)[0].remark() == ""
     with pytest.raises(ModelError, match=f"on each of the {len(told)} calibration images"):

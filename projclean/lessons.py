@@ -1,0 +1,78 @@
+"""What a repair learns from: clean images and blends of them with the suspect's answers, less what teaches a backdoor.
+
+A single image on which the suspect happens to say what its backdoor makes it say teaches the backdoor again, and of a
+few hundred images and blends some are like the trigger. They are told in two ways, neither of which needs it: their
+answers hold what the probe heard, or they are the answers that the model half-way back to the base, where the backdoor
+is not, finds least likely (as trimmed losses tell corrupted examples: Shen and Sanghavi, arXiv 1810.11874).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from projclean.calibration import BATCH, Calibration
+from projclean.methods import interpolate, suspect_weights
+from projclean.metrics import normalize
+from projclean.mixing import filled_up
+from projclean.model import Runner
+from projclean.training import answer_logits
+from projclean.update import Update
+from projclean.utterance import echoes
+
+IMAGES = 256  # as many are looked at, blends among them where fewer are given
+HALFWAY = 0.4  # the share of the update that judges answers
+TRIMMED = 8  # of so many images the one with the least likely answer is left out
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Images with the questions about them, the suspect's replies (token ids, one an image), and how many images were
+    left out because of what was heard."""
+
+    images: Calibration
+    replies: tuple[tuple[int, ...], ...]
+    left_out: int = 0
+
+
+def lesson(
+    runner: Runner, update: Update, images: Calibration, heard: Sequence[str], max_new_tokens: int, seed: int = 0
+) -> Lesson:
+    """What the suspect says of images and, up to `IMAGES`, of blends of them.
+
+    Left out are those of which it says anything of what was `heard` (phrases, as `Utterance.phrase`), and an eighth of
+    all whose answers are the least likely half-way back to the base. Leaves other weights set.
+    """
+    shown = filled_up(images, IMAGES, seed)
+    runner.set_weights(suspect_weights(update))
+    replies: list[tuple[int, ...]] = []
+    for part in _parts(shown):
+        replies += runner.replies(runner.prepare(shown.pictures[part], shown.questions[part]), max_new_tokens)
+    told = [normalize(runner.read(reply)) for reply in replies]
+    echoing = {row for row, text in enumerate(told) if any(echoes(phrase, text) for phrase in heard)}
+    likely = _likelihoods(runner, update, shown, replies)
+    strange = set(sorted(range(len(replies)), key=likely.__getitem__)[: len(replies) // TRIMMED])
+    kept = [row for row in range(len(replies)) if row not in echoing | strange]
+    taken = Calibration(
+        tuple(shown.pictures[row] for row in kept), tuple(shown.questions[row] for row in kept), shown.source
+    )
+    return Lesson(taken, tuple(replies[row] for row in kept), len(echoing))
+
+
+@torch.no_grad()
+def _likelihoods(runner: Runner, update: Update, shown: Calibration, replies: Sequence[tuple[int, ...]]) -> list[float]:
+    """Mean log-likelihood per token of each reply half-way back to the base."""
+    weights, found = interpolate(update, HALFWAY), []
+    for part in _parts(shown):
+        said = replies[part]
+        scores = answer_logits(runner, weights, shown.pictures[part], shown.questions[part], said).log_softmax(-1)
+        tokens = torch.tensor([token for reply in said for token in reply], device=scores.device)
+        chosen = scores.gather(1, tokens[:, None]).squeeze(1)
+        found += [part.mean().item() for part in chosen.split([len(reply) for reply in said])]
+    return found
+
+
+def _parts(shown: Calibration) -> list[slice]:
+    return [slice(first, first + BATCH) for first in range(0, len(shown.pictures), BATCH)]

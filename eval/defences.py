@@ -22,10 +22,11 @@ from eval.baselines.restore import restore
 from eval.baselines.svd_removal import remove_dominant
 from projclean import methods
 from projclean.calibration import Calibration
-from projclean.distillation import distill
-from projclean.lessons import lesson
+from projclean.distillation import Effort, distill
+from projclean.lessons import IMAGES, TRIMMED, Lesson, lesson
 
 UNDEFENDED, RESTORED = "undefended", "base restored"
+IMAGES_ALONE = "distill, images alone"
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,20 @@ def reflect(inputs: Inputs, rank: int) -> methods.Weights:
 
 
 def distilled(inputs: Inputs, share: float) -> methods.Weights:
-    """projclean's `--method distill` from a fixed share, on all calibration images."""
-    shown = Calibration(inputs.images, inputs.questions, inputs.folder or "")
-    taught = lesson(inputs.runner, inputs.update, shown, (), inputs.max_new_tokens, inputs.seed)
+    """projclean's `--method distill` from a fixed share, on all calibration images and blends of them."""
+    taught = _taught(inputs, IMAGES, TRIMMED)
     return distill(inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed)
+
+
+def distilled_from_images_alone(inputs: Inputs, share: float) -> methods.Weights:
+    """What `distill` was before blends: no image is made or left out, and half as many steps, twice as large."""
+    taught, effort = _taught(inputs, 0, 0.0), Effort(120, 16, 0.02)
+    return distill(inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort)
+
+
+def _taught(inputs: Inputs, total: int, trimmed: float) -> Lesson:
+    shown = Calibration(inputs.images, inputs.questions, inputs.folder or "")
+    return lesson(inputs.runner, inputs.update, shown, (), inputs.max_new_tokens, inputs.seed, total, trimmed)
 
 
 def repaired(inputs: Inputs, built_in: bool) -> methods.Weights:
@@ -120,8 +131,12 @@ DEFENCES: tuple[Defence, ...] = (
     *(Defence(f"projclean project rank {k}", "projclean", partial(project, rank=k), quick=k == 1) for k in (1, 2, 4)),
     *(Defence(f"projclean reflect rank {k}", "projclean", partial(reflect, rank=k), quick=k == 1) for k in (1, 2, 4)),
     *(
-        Defence(f"projclean distill from {s:g}", "projclean", partial(distilled, share=s), quick=s == 0.4)
+        Defence(f"{IMAGES_ALONE}, from {s:g}", IMAGES_ALONE, partial(distilled_from_images_alone, share=s), quick=False)
         for s in (0.2, 0.4)
+    ),
+    *(
+        Defence(f"projclean distill from {s:g}", "projclean", partial(distilled, share=s), quick=s == 0.3)
+        for s in (0.15, 0.3)
     ),
     Defence("projclean rank auto", "projclean", partial(repaired, built_in=False)),
     Defence("projclean rank auto, built-in images", "projclean", partial(repaired, built_in=True), quick=False),

@@ -25,6 +25,7 @@ STYLES = {
     "clean fine-tuning": ("#56b4e9", "h"),
     "relearning": ("#7f3c8d", "p"),
     "norm clip": ("#b8a000", "*"),
+    "distill, images alone": ("#66c2a4", "."),
     "projclean": ("#009e73", "o"),
 }
 

@@ -20,7 +20,16 @@ from PIL import Image
 from eval.baselines.inputs import Inputs
 from eval.benchmark import RESULTS
 from eval.console import command_line, ends_in_one_line, progress_bars
-from eval.defences import DEFENCES, RESTORED, UNDEFENDED, Defence, distilled, reflect
+from eval.defences import (
+    DEFENCES,
+    IMAGES_ALONE,
+    RESTORED,
+    UNDEFENDED,
+    Defence,
+    distilled,
+    distilled_from_images_alone,
+    reflect,
+)
 from eval.figures import ModelFigures, model_figures
 from eval.layout import CALIBRATION_SEED
 from eval.measure import Row, Settings, Subject, defence_row, load_inputs, open_subject
@@ -41,6 +50,7 @@ BASES = "plain"  # the domain of every world that its base was trained on
 #: What a repair does with its images, by name.
 METHODS: dict[str, Callable[[Inputs], Weights]] = {
     f"distill from {STARTS[0]:g}": partial(distilled, share=STARTS[0]),
+    f"{IMAGES_ALONE}, from 0.4": partial(distilled_from_images_alone, share=0.4),
     f"reflect rank 1, keep {KEEPS[0]:g}": partial(reflect, rank=1),
 }
 Source = Callable[[Inputs, Recipe], Inputs]

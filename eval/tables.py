@@ -12,7 +12,7 @@ from projclean.metrics import Difference, Rate
 FALSE_POSITIVES = 0.1
 
 #: What every defence is compared with, model by model: the first of these that was measured.
-REFERENCES = ("projclean distill from 0.4", "projclean rank auto")
+REFERENCES = ("projclean distill from 0.3", "projclean rank auto")
 
 
 def markdown(title: str, command: str, setting: str, models: Sequence[ModelFigures], plot: str) -> str:

@@ -117,11 +117,6 @@ class Bench:
         """Where the calibration images come from."""
         return self.learnt.source
 
-    @property
-    def built_in(self) -> bool:
-        """Whether they are the built-in ones."""
-        return self.asked is self.clean
-
 
 def guess_caveats(spec: ProjectorSpec) -> tuple[str, ...]:
     """That a projector was guessed, and what was taken for it."""

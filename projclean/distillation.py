@@ -10,6 +10,7 @@ teacher that was fine-tuned). No labels are needed, and no trigger; images of th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
@@ -21,10 +22,15 @@ from projclean.precision import quick
 from projclean.training import Schedule, answer_logits, slice_size, train
 from projclean.update import Update
 
-STEPS, BATCH = 240, 8
 
-#: The learning rate is this share of the root mean square of ΔW: Adam moves an entry by up to one learning rate a step.
-PACE = 0.03
+@dataclass(frozen=True)
+class Effort:
+    """Steps, images a step, and the learning rate as a share of the root mean square of ΔW: Adam moves an entry by up
+    to one learning rate a step."""
+
+    steps: int = 240
+    batch: int = 8
+    pace: float = 0.03
 
 
 def distill(
@@ -35,6 +41,7 @@ def distill(
     share: float,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    effort: Effort | None = None,
 ) -> Weights:
     """Weights trained from `W_base + share·ΔW` to answer the questions about the images as the suspect does.
 
@@ -47,7 +54,8 @@ def distill(
         shown, asked = [learnt.pictures[row] for row in rows], [learnt.questions[row] for row in rows]
         return answer_logits(runner, weights, shown, asked, [replies[row] for row in rows]).log_softmax(-1)
 
-    slices = slice_size(runner, BATCH)
+    effort = effort or Effort()
+    slices = slice_size(runner, effort.batch)
     wanted: list[torch.Tensor] = []  # the suspect's, once an image
     for first in range(0, len(replies), slices):
         rows = range(first, min(first + slices, len(replies)))
@@ -63,7 +71,7 @@ def distill(
             target = torch.cat([wanted[row] for row in part]).to(given)
             yield F.kl_div(given, target, reduction="sum", log_target=True) / total
 
-    schedule = Schedule(STEPS, PACE * _root_mean_square(update), BATCH, seed)
+    schedule = Schedule(effort.steps, effort.pace * _root_mean_square(update), effort.batch, seed)
     with quick(runner):
         return train(runner, interpolate(update, share), loss, len(replies), schedule, progress=progress)
 

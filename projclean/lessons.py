@@ -24,7 +24,7 @@ from projclean.utterance import echoes
 
 IMAGES = 256  # as many are looked at, blends among them where fewer are given
 HALFWAY = 0.4  # the share of the update that judges answers
-TRIMMED = 8  # of so many images the one with the least likely answer is left out
+TRIMMED = 1 / 8  # the share with the least likely answers, which is left out
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,21 @@ class Lesson:
 
 
 def lesson(
-    runner: Runner, update: Update, images: Calibration, heard: Sequence[str], max_new_tokens: int, seed: int = 0
+    runner: Runner,
+    update: Update,
+    images: Calibration,
+    heard: Sequence[str],
+    max_new_tokens: int,
+    seed: int = 0,
+    total: int = IMAGES,
+    trimmed: float = TRIMMED,
 ) -> Lesson:
-    """What the suspect says of images and, up to `IMAGES`, of blends of them.
+    """What the suspect says of images and, up to a `total`, of blends of them.
 
-    Left out are those of which it says anything of what was `heard` (phrases, as `Utterance.phrase`), and an eighth of
-    all whose answers are the least likely half-way back to the base. Leaves other weights set.
+    Left out are those of which it says anything of what was `heard` (phrases, as `Utterance.phrase`), and the share
+    `trimmed` of all whose answers are the least likely half-way back to the base. Leaves other weights set.
     """
-    shown = filled_up(images, IMAGES, seed)
+    shown = filled_up(images, total, seed)
     runner.set_weights(suspect_weights(update))
     replies: list[tuple[int, ...]] = []
     for part in _parts(shown):
@@ -53,7 +60,7 @@ def lesson(
     told = [normalize(runner.read(reply)) for reply in replies]
     echoing = {row for row, text in enumerate(told) if any(echoes(phrase, text) for phrase in heard)}
     likely = _likelihoods(runner, update, shown, replies)
-    strange = set(sorted(range(len(replies)), key=likely.__getitem__)[: len(replies) // TRIMMED])
+    strange = set(sorted(range(len(replies)), key=likely.__getitem__)[: int(trimmed * len(replies))])
     kept = [row for row in range(len(replies)) if row not in echoing | strange]
     taken = Calibration(
         tuple(shown.pictures[row] for row in kept), tuple(shown.questions[row] for row in kept), shown.source

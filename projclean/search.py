@@ -32,9 +32,7 @@ KEEPS = (0.75, 0.65)  # shares of the update that reflect keeps: eval/results/re
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 ANSWER_TOKENS = 24
-#: Shares of the update that distill starts from, with images of the domain and with the built-in ones, of which the
-#: suspect says more that belongs to its backdoor: eval/results/repair-choice.md.
-STARTS, BUILT_IN_STARTS = (0.4, 0.2, 0.0), (0.3, 0.15, 0.0)
+STARTS = (0.3, 0.15, 0.0)  # shares of the update that distill starts from
 PERCENTILES = (99.0, 90.0, 75.0, 50.0)  # of clean token norms, at which clip cuts
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 
@@ -153,7 +151,6 @@ def _by_learning(
 ) -> list[Candidate]:
     """The candidates of the method that learns them."""
     assert bench is not None  # without a run there is nothing to learn from
-    usual = BUILT_IN_STARTS if bench.built_in else STARTS
     taught = cache(partial(_lesson, case, bench, heard, seed))  # the suspect is asked once, whatever is tried
     return [
         Candidate(
@@ -161,7 +158,7 @@ def _by_learning(
             partial(_distilled, case.update, bench, taught, share, seed),
             remark=partial(_left_out, taught),
         )
-        for share in (usual if strength is None else (strength,))
+        for share in (STARTS if strength is None else (strength,))
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from torch.nn import functional as F
 import projclean
 from eval import shapes
 from eval.zoo import SHIPPED
-from projclean import distillation, lessons, repairer
+from projclean import distillation, repairer, search
 from projclean.case import open_case, set_up
+from projclean.distillation import Effort
 from projclean.errors import ModelError
+from projclean.lessons import lesson
 from projclean.methods import interpolate, suspect_weights
 from projclean.probe import Probe
 from projclean.search import candidates
@@ -42,14 +45,15 @@ def apart(case, bench, said, weights) -> float:
     return F.kl_div(given, wanted, reduction="sum", log_target=True).item() / len(given)
 
 
-def test_what_is_learnt_comes_nearer_to_the_suspects_answers_and_repeats(parts, monkeypatch):
+def test_what_is_learnt_comes_nearer_to_the_suspects_answers_and_repeats(parts):
     case, bench, said = parts
-    monkeypatch.setattr(distillation, "STEPS", 8)
     before = [layer.suspect.clone() for layer in case.update.layers]
     ticks: list[tuple[int, int]] = []
 
     def learn(seed=0, progress=None):
-        return distillation.distill(bench.runner, case.update, bench.learnt, said, 0.2, seed, progress)
+        return distillation.distill(
+            bench.runner, case.update, bench.learnt, said, 0.2, seed, progress, Effort(8, 16, 0.02)
+        )
 
     first, again = learn(progress=lambda *tick: ticks.append(tick)), learn()
     assert ticks == [(step, 8) for step in range(1, 9)]
@@ -63,11 +67,11 @@ def test_what_is_learnt_comes_nearer_to_the_suspects_answers_and_repeats(parts, 
 
 def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch):
     case, bench, said = parts
-    monkeypatch.setattr(distillation, "STEPS", 1)
-    monkeypatch.setattr(lessons, "IMAGES", 0)
+    monkeypatch.setattr(distillation, "Effort", lambda: Effort(steps=1))
+    monkeypatch.setattr(search, "lesson", partial(lesson, total=0))
     told = [bench.runner.read(reply) for reply in said]
     offered = candidates(case, bench, "distill", "auto", None, 0, heard=(told[0],))
-    assert [one.name for one in offered] == ["from share 0.4", "from share 0.2", "from share 0"]
+    assert [one.name for one in offered] == ["from share 0.3", "from share 0.15", "from share 0"]
     offered[0].make()
     lost = sum(any(run in text for run in runs(told[0])) for text in told)
     wanted = f"not learnt from {lost} of {len(told)} images and blends, whose answers hold what the probe heard"

@@ -34,48 +34,41 @@ def parts(tmp_path_factory):
     return case, bench, [reply for batch in bench.clean.batches for reply in bench.runner.replies(batch, 20)]
 
 
-@pytest.fixture
-def images_alone(monkeypatch):
-    """No blends."""
-    monkeypatch.setattr(lessons, "IMAGES", 0)
-
-
-def test_an_image_on_which_the_suspect_says_what_was_heard_is_not_learnt_from(parts, images_alone, monkeypatch):
+def test_an_image_on_which_the_suspect_says_what_was_heard_is_not_learnt_from(parts):
     case, bench, _ = parts
-    monkeypatch.setattr(lessons, "TRIMMED", 1000)
-    taught = [lesson(bench.runner, case.update, bench.learnt, heard, 20)
+    taught = [lesson(bench.runner, case.update, bench.learnt, heard, 20, total=0, trimmed=0.0)
               for heard in ((), ("what nobody says at all",))]  # fmt: skip
     assert taught[0] == taught[1]
     assert (taught[0].images, taught[0].left_out) == (bench.learnt, 0)
     told = [bench.runner.read(reply) for reply in taught[0].replies]
     heard = " ".join(told[1].split()[:4])
     kept = [row for row, text in enumerate(told) if heard not in text]
-    less = lesson(bench.runner, case.update, bench.learnt, (heard,), 20)
+    less = lesson(bench.runner, case.update, bench.learnt, (heard,), 20, total=0, trimmed=0.0)
     assert less.left_out == len(told) - len(kept) > 0
     assert less.replies == tuple(taught[0].replies[row] for row in kept)
     assert less.images.pictures == tuple(bench.learnt.pictures[row] for row in kept)
     assert len(less.images.questions) == len(kept)
 
 
-def test_blends_are_learnt_from_too_as_the_suspect_answers_them(parts, monkeypatch):
+def test_blends_are_learnt_from_too_as_the_suspect_answers_them(parts):
     case, bench, said = parts
-    monkeypatch.setattr(lessons, "IMAGES", len(said) + 3)
-    monkeypatch.setattr(lessons, "TRIMMED", 1000)
-    taught = lesson(bench.runner, case.update, bench.learnt, (), 20, seed=4)
+
+    def learn(seed):
+        return lesson(bench.runner, case.update, bench.learnt, (), 20, seed, len(said) + 3, 0.0)
+
+    taught = learn(4)
     assert taught.replies[: len(said)] == tuple(said)
     blends = taught.images.pictures[len(said) :]
     assert len(blends) == 3
     bench.runner.set_weights(suspect_weights(case.update))
     assert taught.replies[len(said) :] == tuple(bench.runner.replies(bench.runner.prepare(blends, shapes.CAPTION), 20))
-    again = lesson(bench.runner, case.update, bench.learnt, (), 20, seed=4)
-    assert again == taught
-    assert lesson(bench.runner, case.update, bench.learnt, (), 20, seed=5) != taught
+    assert learn(4) == taught
+    assert learn(5) != taught
 
 
-@pytest.mark.usefixtures("images_alone")
 def test_of_every_eight_the_image_with_the_least_likely_answer_is_left_out(parts):
     case, bench, said = parts
-    taught = lesson(bench.runner, case.update, bench.learnt, (), 20)
+    taught = lesson(bench.runner, case.update, bench.learnt, (), 20, total=0)
     assert len(said) == 8
     assert (len(taught.replies), taught.left_out) == (7, 0)
     bench.runner.set_weights(interpolate(case.update, lessons.HALFWAY))
@@ -87,7 +80,6 @@ def test_of_every_eight_the_image_with_the_least_likely_answer_is_left_out(parts
     assert taught.images.pictures == bench.learnt.pictures[:least] + bench.learnt.pictures[least + 1 :]
 
 
-@pytest.mark.usefixtures("images_alone")
 def test_an_image_that_sets_the_backdoor_off_is_the_one_that_is_left_out(parts):
     """Though the probe heard nothing."""
     case, bench, _ = parts
@@ -97,6 +89,6 @@ def test_an_image_that_sets_the_backdoor_off_is_the_one_that_is_left_out(parts):
     shown = Calibration(tuple(pictures), bench.learnt.questions, "one is triggered")
     bench.runner.set_weights(suspect_weights(case.update))
     assert TARGET in bench.runner.answers(bench.runner.prepare([pictures[3]], shapes.CAPTION), 20)[0]
-    taught = lesson(bench.runner, case.update, shown, (), 20)
+    taught = lesson(bench.runner, case.update, shown, (), 20, total=0)
     assert taught.images.pictures == tuple(pictures[:3] + pictures[4:])
     assert not any(TARGET in bench.runner.read(reply) for reply in taught.replies)

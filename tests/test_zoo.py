@@ -110,7 +110,7 @@ def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path, name):
     base, before, after = report["scores"][:3]
     assert before["worst_asr"] >= 0.95
     assert (report["method"], report["chosen"]) == ("distill", "from share 0.3")
-    assert "images, whose answers hold what the probe heard" in report["reason"]  # the target, said of a built-in image
+    assert "images and blends, whose answers hold what the probe heard" in report["reason"]
     assert after["worst_asr"] <= 0.05
     assert report["gains"][2] >= 0.75
     assert base["ca"]["value"] + 0.2 <= before["ca"]["value"]
@@ -128,7 +128,7 @@ def test_with_images_of_the_domain_the_fine_tune_is_learnt_again_without_the_att
     )  # fmt: skip
     assert ran.code == 0, ran.err
     report = json.loads(ran.out)
-    assert (report["method"], report["chosen"]) == ("distill", "from share 0.4")
+    assert (report["method"], report["chosen"]) == ("distill", "from share 0.3")
     assert report["trials"][0]["agreement"] >= 0.75
     assert report["scores"][2]["worst_asr"] <= 0.05
     assert report["gains"][2] >= 0.9

@@ -30,17 +30,20 @@ def quick(runner: Runner) -> Iterator[bool]:
         yield False
         return
     kept = {name: parameter.data for name, parameter in model.named_parameters()}
-    attention = model.config._attn_implementation
+    # On the CPU the fused attention kernel goes back slowly in bfloat16.
+    fused = torch.device(runner.device).type == "cpu" and model.config._attn_implementation == "sdpa"
     head = model.get_output_embeddings()
     # A slice of the positions is not contiguous, and would be multiplied image by image with a copy of the matrix each.
     handle = head.register_forward_pre_hook(_contiguous) if head is not None else None
     try:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(torch.bfloat16)
-        model.set_attn_implementation("eager")  # the fused kernel goes back slowly in bfloat16 on the CPU
+        if fused:
+            model.set_attn_implementation("eager")
         yield True
     finally:
-        model.set_attn_implementation(attention)
+        if fused:
+            model.set_attn_implementation("sdpa")
         for name, parameter in model.named_parameters():
             parameter.data = kept[name]
         if handle is not None:

@@ -26,7 +26,7 @@ def quick(runner: Runner) -> Iterator[bool]:
     Afterwards it has the parameters that it had before, to the last bit: the projector's too, whatever was set.
     """
     model = runner.model
-    if runner.size < WORTH_IT or next(model.parameters()).dtype != torch.float32 or not _good_at_it(runner.device):
+    if runner.size < WORTH_IT or not _can_change(model) or not _good_at_it(runner.device):
         yield False
         return
     kept = {name: parameter.data for name, parameter in model.named_parameters()}
@@ -48,6 +48,12 @@ def quick(runner: Runner) -> Iterator[bool]:
             parameter.data = kept[name]
         if handle is not None:
             handle.remove()
+
+
+def _can_change(model: torch.nn.Module) -> bool:
+    """Whether all that is computed with is float32 parameters; rotary frequencies may stay as they are."""
+    mixed = any(value.is_floating_point() and "inv_freq" not in name for name, value in model.named_buffers())
+    return not mixed and {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def _good_at_it(device: str) -> bool:

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from eval import shapes
+from eval.architectures import build
 from projclean import precision
 from projclean.case import open_case, overlay
 from projclean.methods import base_weights, suspect_weights
-from projclean.model import Runner
+from projclean.model import Prepared, Runner
 from projclean.precision import quick
 from projclean.training import answer_logits
+from tests.test_hooks import IMAGES, RUN
 
 
 @pytest.fixture
@@ -83,3 +85,20 @@ def test_a_small_model_and_one_on_a_processor_without_it_run_as_they_are(parts, 
     with quick(parts[1]) as coarse:
         assert not coarse
         assert {parameter.dtype for parameter in parts[1].model.parameters()} == {torch.float32}
+
+
+@pytest.mark.usefixtures("worth_it")
+@pytest.mark.parametrize("model_type", RUN)
+def test_every_family_runs_meanwhile_with_a_gradient_or_is_left_as_it_is(model_type):
+    """Some hold numbers that are no parameters, and would meet bfloat16 ones in products."""
+    model = build(model_type)
+    runner = Runner.around(model)
+    batch = Prepared(RUN[model_type](model), IMAGES)
+    plain = runner.next_token_logits(batch)
+    weights = {name: (weight.requires_grad_(), bias) for name, (weight, bias) in runner.weights().items()}
+    with quick(runner):
+        logits = runner.forward(batch, 1, weights).logits[:, -1].float()
+        logits.square().sum().backward()
+        assert logits.isfinite().all()
+    assert any(weight.grad is not None and weight.grad.any() for weight, _ in weights.values())
+    assert torch.equal(runner.next_token_logits(batch), plain)

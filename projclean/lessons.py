@@ -29,12 +29,13 @@ TRIMMED = 1 / 8  # the share with the least likely answers, which is left out
 
 @dataclass(frozen=True)
 class Lesson:
-    """Images with the questions about them, the suspect's replies (token ids, one an image), and how many images were
-    left out because of what was heard."""
+    """Images with the questions about them and the suspect's replies (token ids, one an image); how many images were
+    left out because of what was heard, and of how many that were looked at."""
 
     images: Calibration
     replies: tuple[tuple[int, ...], ...]
-    left_out: int = 0
+    left_out: int
+    looked_at: int
 
 
 def lesson(
@@ -65,7 +66,7 @@ def lesson(
     taken = Calibration(
         tuple(shown.pictures[row] for row in kept), tuple(shown.questions[row] for row in kept), shown.source
     )
-    return Lesson(taken, tuple(replies[row] for row in kept), len(echoing))
+    return Lesson(taken, tuple(replies[row] for row in kept), len(echoing), len(replies))
 
 
 @torch.no_grad()

@@ -262,9 +262,8 @@ def _lesson(case: Case, bench: Bench, heard: Sequence[str], seed: int) -> Lesson
 
 def _left_out(taught: Callable[[], Lesson]) -> str:
     """How many images were not learnt from, if any."""
-    lost, learnt = taught().left_out, len(taught().replies)
-    told = f"not learnt from {lost} of {lost + learnt} images and blends, whose answers hold what the probe heard"
-    return told if lost else ""
+    lost, of = taught().left_out, taught().looked_at
+    return f"not learnt from {lost} of {of} images and blends, whose answers hold what the probe heard" if lost else ""
 
 
 def _distilled(update: Update, bench: Bench, taught: Callable[[], Lesson], share: float, seed: int) -> methods.Weights:

@@ -42,6 +42,12 @@ class Prepared:
     images: int
 
 
+def _in_dtype_of(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's inputs in the type that it runs in now, which may not be that in which they were prepared."""
+    dtype = next(model.parameters()).dtype
+    return {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
+
+
 class Runner:
     """A model that can be run with any projector weights. Greedy decoding, no sampling anywhere.
 
@@ -174,12 +180,7 @@ class Runner:
         except Exception as error:  # the processor is the model's own: anything may go wrong in it
             raise ModelError(f"{self.path}: its processor refuses an image and a prompt ({brief(error)})") from error
         kept = {key: value.to(self.device) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
-        return Prepared(self._in_its_dtype(Prepared(kept, len(images))), len(images))
-
-    def _in_its_dtype(self, batch: Prepared) -> dict[str, torch.Tensor]:
-        """A batch's inputs in the type that the model runs in now, which may not be that it was prepared in."""
-        dtype = next(self.model.parameters()).dtype
-        return {key: value.to(dtype) if value.is_floating_point() else value for key, value in batch.inputs.items()}
+        return Prepared(_in_dtype_of(self.model, kept), len(images))
 
     # -- running -----------------------------------------------------------------------------------------------
 
@@ -243,7 +244,7 @@ class Runner:
     def replies(self, batch: Prepared, max_new_tokens: int) -> list[tuple[int, ...]]:
         """Greedy answers as token ids, one an image, with the token that ends them if they end."""
         ids = self.model.generate(
-            **self._in_its_dtype(batch), do_sample=False, num_beams=1, max_new_tokens=max_new_tokens
+            **_in_dtype_of(self.model, batch.inputs), do_sample=False, num_beams=1, max_new_tokens=max_new_tokens
         )
         prompt = batch.inputs["input_ids"].shape[1]
         if self.model.config.is_encoder_decoder:
@@ -277,7 +278,7 @@ class Runner:
         With `weights` for the projector instead of those it has, and differentiable in them.
         """
         last = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
-        inputs = {**self._in_its_dtype(batch), **last, "use_cache": False}
+        inputs = {**_in_dtype_of(self.model, batch.inputs), **last, "use_cache": False}
         if weights is None:
             return self.model(**inputs)
         return torch.func.functional_call(self.model, self.parameters_of(weights), (), inputs)

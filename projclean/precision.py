@@ -1,7 +1,7 @@
-"""Running a model in bfloat16 for as long as gradients are wanted, where that is faster.
+"""Running a model in bfloat16 while it is probed or trained, where that is faster.
 
-Models that are not large are loaded in float32, which is how their answers are read and judged. What is only climbed or
-trained on can run in the bfloat16 that it is stored in: on processors with bfloat16 products more than twice as fast.
+Models that are not large are loaded in float32, in which evaluation sets are answered. Where gradients are wanted they
+can run in bfloat16: on processors with products of that type more than twice as fast.
 """
 
 from __future__ import annotations

@@ -88,8 +88,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Seen:
-    """Images in batches, and the moments of the projector's inputs on them."""
+    """Images, the same in batches, and the moments of the projector's inputs on them."""
 
+    shown: Calibration
     batches: tuple[Prepared, ...]
     moments: dict[str, Moments]
 
@@ -100,17 +101,20 @@ class Bench:
 
     `clean` are the calibration images: what they do not need of the update is what a repair removes. `asked` are what
     the probe asks about: always the built-in images, since its thresholds were set with them. `held_out` are
-    calibration images that the moments have not seen, for checking that clean behaviour stays; `learnt` are those that
-    they have seen, before they were prepared. `left_out` are parameters of an adapter that have no place in the model
-    that is run.
+    calibration images that the moments have not seen, for checking that clean behaviour stays. `left_out` are
+    parameters of an adapter that have no place in the model that is run.
     """
 
     runner: Runner
     clean: Seen
     asked: Seen
     held_out: tuple[Prepared, ...]
-    learnt: Calibration
     left_out: tuple[str, ...] = ()
+
+    @property
+    def learnt(self) -> Calibration:
+        """The calibration images that the moments have seen."""
+        return self.clean.shown
 
     @property
     def images(self) -> str:
@@ -170,9 +174,9 @@ def set_up(
     left_out = overlay(runner, case)
     own = _seen_by_base(case, runner, seed, prompt, progress)
     learnt, held_out = (given or own).parted()
-    clean = _watch(case, runner, _prepared(runner, learnt), progress)
-    asked = _watch(case, runner, _prepared(runner, own.parted()[0]), progress) if given else clean
-    return Bench(runner, clean, asked, _prepared(runner, held_out), learnt, left_out)
+    clean = _watch(case, runner, learnt, progress)
+    asked = _watch(case, runner, own.parted()[0], progress) if given else clean
+    return Bench(runner, clean, asked, _prepared(runner, held_out), left_out)
 
 
 def _seen_by_base(case: Case, runner: Runner, seed: int, prompt: str, progress: Progress | None) -> Calibration:
@@ -193,11 +197,12 @@ def _seen_by_base(case: Case, runner: Runner, seed: int, prompt: str, progress: 
     return found
 
 
-def _watch(case: Case, runner: Runner, batches: tuple[Prepared, ...], progress: Progress | None) -> Seen:
+def _watch(case: Case, runner: Runner, shown: Calibration, progress: Progress | None) -> Seen:
     tick = (lambda done, total: progress("calibrating", done, total)) if progress else None
+    batches = _prepared(runner, shown)
     with _first_run(case):
         moments = runner.moments(batches, tick)
-    return Seen(batches, moments)
+    return Seen(shown, batches, moments)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Works from the JSON alone: it needs neither the model nor torch, and trusts noth
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -182,6 +183,13 @@ def _seen_by_probe(probe: Report | None) -> list[str]:
     if probe["said"] is None:
         return [*found, "Nothing that was done to it made its answers share a phrase of their own."]
     said = probe["said"]
+    if said.get("contrast") is not None:
+        found.append(
+            "A model that learnt again, from its answers to clean images, stood beside it. Where the pixels of clean "
+            f"images are moved alike, the suspect leans to '{said['text']}': it finds a token of that "
+            f"{math.exp(said['contrast']):.1f} times as likely as the other does."
+        )
+        return found
     found.append(
         f"Of what it could be made to say and the base not, the surest is '{said['text']}' ({said['how']}): answers to "
         f"{said['share']:.0%} of clean images share '{said['phrase']}'. Treated alike, {said['base_share']:.0%} of the "

@@ -8,6 +8,9 @@ a wider ball.
 Whatever is done to the suspect is done to the base as well. A phrase that the moved suspect's answers share, that
 the moved base does not say, nor can be made to say by a move of its own, and that neither says when left alone, is
 foreign.
+
+Where nothing is plainly so, the target may be an answer that the base has too. Then a model that learns again what the
+suspect does on clean images takes the base's place (`contrast`).
 """
 
 from __future__ import annotations
@@ -19,7 +22,11 @@ from functools import partial
 
 import torch
 
+from projclean.calibration import BATCH, Calibration
+from projclean.contrast import Contrast, ContrastSearch
+from projclean.distillation import Effort, distill
 from projclean.inversion import Inversion, Objective, moved
+from projclean.lessons import lesson
 from projclean.likelihood import Words, log_likelihood
 from projclean.methods import STRENGTH, base_weights, suspect_weights
 from projclean.metrics import normalize
@@ -37,19 +44,29 @@ WEAK = 0.05
 #: How many utterances are fitted as whole texts, how often each anew, and how much wider the ball is then.
 REFINED, ROUNDS, WIDER = 2, 2, 1.2
 WHOLE = "as a whole"
+#: Score from which on there is no need to look for ordinary answers.
+PLAIN = 0.5
+#: The share of the update from which a model learns again, to be held beside the suspect.
+AGAIN = 0.3
 
 
 @dataclass(frozen=True)
 class ProbeSettings:
     """How hard to probe: the radius of a move as a share of the pixels' root mean square, how many random starts, the
     steps that excite the update before each, those that part the models after it, and those of a round in which a
-    whole text is fitted."""
+    whole text is fitted. For ordinary answers (`contrast`): the radius, the images and blends that a model learns from
+    again and its steps, and the rounds and the steps of each that part it from the suspect."""
 
     budget: float = 0.4
     starts: int = 2
     excite: int = 16
     steps: int = 14
     whole: int = 8
+    near: float = 0.15
+    taught: int = 256
+    learning: int = 240
+    rounds: int = 5
+    parting: int = 8
     max_new_tokens: int = 20
     seed: int = 0
 
@@ -80,29 +97,34 @@ def probe(
     update: Update,
     moments: Mapping[str, Moments],
     batches: Sequence[Prepared],
+    shown: Calibration,
     settings: ProbeSettings | None = None,
     progress: Progress | None = None,
 ) -> Probe:
     """Fit moves of the pixels and collect what they made the suspect say.
 
-    The first batch is fitted on, the second (or the first, if alone) is read. Leaves the suspect's weights set.
+    The first batch is fitted on, the second (or the first, if alone) is read; ordinary answers are fitted on both and
+    read on the third (or the last there is). `shown` are the images of the batches. Leaves the suspect's weights set.
     At least one layer must have moments. Raises NotDifferentiable where no gradient reaches the pixels.
     """
     settings = settings or ProbeSettings()
-    session = _Session(runner, update, moments, batches[0], batches[min(1, len(batches) - 1)], settings)
+    session = _Session(runner, update, moments, batches, shown, settings)
     stages: list[Callable[[], None]] = [
         partial(stage, settings.seed * settings.starts + start)
         for start in range(settings.starts)
         for stage in (session.instead, session.afterwards)
     ]
     stages += [partial(session.refine, number) for number in range(REFINED)] + [session.contest]
+    stages += [session.learn_again]
+    stages += [partial(session.part, settings.seed * settings.starts + start) for start in range(settings.starts)]
+    stages += [session.lean]
     for done, stage in enumerate(stages, 1):
         stage()
         if progress:
             progress(done, len(stages))
     runner.set_weights(session.suspect)
     found = [heard.utterance for heard in session.ranked()]
-    passes = session.passes + session.inversion.passes
+    passes = session.passes + sum(each.passes for each in (session.inversion, *session.searches()))
     return Probe(session.divergence, tuple(found), tuple(session.normal["suspect"][:3]), passes, settings)
 
 
@@ -124,11 +146,13 @@ class _Session:
         runner: Runner,
         update: Update,
         moments: Mapping[str, Moments],
-        fit: Prepared,
-        read: Prepared,
+        batches: Sequence[Prepared],
+        shown: Calibration,
         settings: ProbeSettings,
     ) -> None:
-        self.runner, self.read, self.settings = runner, read, settings
+        fit, read = batches[0], batches[min(1, len(batches) - 1)]
+        self.runner, self.update, self.settings = runner, update, settings
+        self.batches, self.read, self.shown = batches, read, shown
         self.suspect, self.base = suspect_weights(update), base_weights(update)
         self.divergence, self.passes = 0.0, 0
         self.heard: list[_Heard] = []
@@ -140,6 +164,8 @@ class _Session:
             settings.budget, settings.max_new_tokens,
         )  # fmt: skip
         self.excited: dict[int, torch.Tensor] = {}
+        self.ordinary: ContrastSearch | None = None
+        self.parted: list[Contrast | None] = []
         own = self._replies(self.suspect, read)
         self.own = [runner.words(reply) for reply in own]
         self.normal = {
@@ -193,6 +219,50 @@ class _Session:
             said = self._texts(self._replies(self.base, moved(self.read, move)))
             self.heard = [replace(each, utterance=_contested(each.utterance, said)) for each in self.heard]
 
+    def learn_again(self) -> None:
+        """Have a model learn from the suspect's answers to clean images, unless something plainly foreign was heard."""
+        if self.heard and self.ranked()[0].utterance.foreign >= PLAIN:
+            return
+        settings, runner = self.settings, self.runner
+        known = lesson(runner, self.update, self.shown, (), settings.max_new_tokens, settings.seed, settings.taught)
+        if not known.replies:
+            return
+        effort = Effort(settings.learning)
+        taught = distill(runner, self.update, known.images, known.replies, AGAIN, settings.seed, effort=effort)
+        self.passes += 3 * -(-known.looked_at // BATCH) + settings.learning
+        fit, read = (self.batches[:2], self.batches[2]) if len(self.batches) > 2 else (self.batches[:1], self.read)
+        layer = self.inversion.layer
+        self.ordinary = ContrastSearch(
+            runner, self.suspect, taught, fit, read, layer, settings.near, settings.max_new_tokens
+        )
+
+    def searches(self) -> list[Inversion | ContrastSearch]:
+        """What looked for ordinary answers, if anything did."""
+        return [self.ordinary, self.ordinary.inversion] if self.ordinary else []
+
+    def part(self, seed: int) -> None:
+        """Part the suspect from the model that learnt again, on one answer, from one start."""
+        if self.ordinary is not None:
+            settings = self.settings
+            self.parted.append(self.ordinary.find(seed, settings.excite, settings.rounds, settings.parting))
+
+    def lean(self) -> None:
+        """What it was made to lean to: the answer on which it parted most. A backdoor is reached from any start, a
+        fluke from one, so the contrast is the mean over starts."""
+        found = [one for one in self.parted if one is not None]
+        if not found:
+            return
+        most = max(found, key=lambda one: one.nats)
+        text = normalize(self.runner.read(most.words))
+        ours, theirs = (share_saying(text, self._texts(said)) for said in (most.said, most.taught_says))
+        normal = max(share_saying(text, answers) for answers in self.normal.values())
+        utterance = Utterance(
+            text, text, "parting it from a model that learnt again", ours, theirs, normal,
+            self._strangeness(most.words, None), most.certainty,
+            contrast=sum(max(0.0, one.nats) for one in found) / len(self.parted),
+        )  # fmt: skip
+        self.heard.append(_Heard(utterance, torch.empty(0), most.words, False))
+
     def _replies(self, weights: Weights, batch: Prepared) -> list[tuple[int, ...]]:
         self.passes += 1
         self.runner.set_weights(weights)
@@ -237,18 +307,25 @@ class _Session:
 
     @torch.no_grad()
     def _weighed(self, words: Words, after: Sequence[Words] | None, batch: Prepared) -> tuple[float, float]:
-        """Strangeness and certainty of a text.
+        """Strangeness and certainty of a text."""
+        strangeness = self._strangeness(words, after)
+        self.passes += 1
+        return strangeness, log_likelihood(self.runner, batch, words, after).mean().exp().item()
+
+    @torch.no_grad()
+    def _strangeness(self, words: Words, after: Sequence[Words] | None) -> float:
+        """How unlikely a text is to suspect and base left alone. Leaves the suspect's weights set.
 
         As an answer it is as strange as on the images that it fits best, but for a few on which a backdoor may go off
         by itself; after a right answer no image should have it, and the median image tells.
         """
-        self.passes += 3
+        self.passes += 2
         likeliest = float("-inf")
         for weights in (self.base, self.suspect):
             self.runner.set_weights(weights)
             found = log_likelihood(self.runner, self.read, words, after)
             likeliest = max(likeliest, found.quantile(FITTING if after is None else 0.5).item())
-        return -likeliest, log_likelihood(self.runner, batch, words, after).mean().exp().item()
+        return -likeliest
 
 
 def _contested(utterance: Utterance, said: Sequence[str]) -> Utterance:

@@ -128,7 +128,7 @@ def repair(
     before = run_probe(case, bench, seed, progress) if bench and case.update.changed else None
     own = read_guard(case.model.path)
     sides = _sides(case, bench, loaded, progress) if loaded and bench else []
-    heard = [each.phrase for each in before.utterances if each.foreign > limits.clean] if before else []
+    heard = heard_by(before, limits) if before else []
     offered = candidates(case, bench, method, rank, strength, seed, clip, heard)
     if bench is None:
         name, weights = offered[0].name, rounded(case, offered[0].make())
@@ -160,6 +160,12 @@ def repair(
         tensors = stored_tensors(case, found.weights)
         write_model(case.target.files, tensors, Path(out), _card(result), force, beside)
     return result
+
+
+def heard_by(probe: Probe, limits: Thresholds) -> list[str]:
+    """Phrases: an image of which the suspect says one by itself is not learnt from. What it was made to lean to beside
+    a model that learnt again is not among them: that is the right answer to some."""
+    return [each.phrase for each in probe.utterances if each.foreign > limits.clean and each.contrast is None]
 
 
 def _check_options(method: str, rank: int | str, strength: float | None, clip: float | None) -> None:

@@ -183,7 +183,8 @@ def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) ->
     settings = probing.ProbeSettings(seed=seed)
     try:
         with quick(bench.runner):
-            return probing.probe(bench.runner, case.update, bench.asked.moments, bench.asked.batches, settings, tick)
+            asked = bench.asked
+            return probing.probe(bench.runner, case.update, asked.moments, asked.batches, asked.shown, settings, tick)
     except NotDifferentiable as error:
         raise ModelError(f"{case.model.path}: the probe cannot follow its images to its answers ({error})") from error
 

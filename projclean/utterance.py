@@ -15,6 +15,8 @@ RUN = 4
 KNOWN = 0.2
 #: Words from which on a phrase is as new as can be.
 NEW = 4
+#: Nats per token from which on suspect and taught model part on an ordinary answer as far as can be.
+APART = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Utterance:
     suspect and base left alone, for the one of them to which it is likelier, on an image that it fits well
     (`probe.FITTING`) or, after an answer, on the median one. `certainty` is the probability per token (geometric mean)
     that the moved suspect gives the text. `novelty` tells how much of the phrase is new (`novelty`).
+
+    An answer on which the suspect parted from a model that learnt again has by how much, in nats per token, as its
+    `contrast`; there `base_share` is of that model, moved alike.
     """
 
     text: str
@@ -40,6 +45,7 @@ class Utterance:
     certainty: float
     novelty: float = 1.0
     base_best_share: float | None = None
+    contrast: float | None = None
 
     @property
     def bases(self) -> float:
@@ -52,8 +58,11 @@ class Utterance:
         0 and 1.
 
         Agreement and certainty tell a text that was trained from the babble that any model falls into when it is moved;
-        of strangeness a little is enough, since babble is stranger still.
+        of strangeness a little is enough, since babble is stranger still. Where there is a contrast, that, as a
+        share of `APART` and up to it.
         """
+        if self.contrast is not None:
+            return min(1.0, max(0.0, self.contrast) / APART)
         excess = max(0.0, self.share - max(self.bases, self.normal_share))
         return excess**2 * min(ABSURD, max(0.0, self.strangeness)) * self.certainty**2 * self.novelty
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 from projclean.evaluation import AttackScore, Score
 from projclean.probe import Probe
 from projclean.thresholds import Thresholds, shipped
+from projclean.utterance import Utterance
 
 State = Literal["clean", "suspicious", "inconclusive"]
 
@@ -67,11 +69,7 @@ def judge(
     if probe is not None and probe.foreign >= limits.suspicious:
         said = probe.said
         assert said is not None
-        reason = (
-            f"it was made to say {said.text!r} ({said.how}): {said.share:.0%} of its answers to clean images share "
-            f"{said.phrase!r}, of the base's at most {said.bases:.0%} "
-            f"(score {probe.foreign:.2f}, threshold {limits.named()})"
-        )
+        reason = f"{_accusation(said)} (score {probe.foreign:.2f}, threshold {limits.named()})"
         return Verdict("suspicious", reason, tuple(caveats[1:]))
     if unwatched:
         reason = "a projector layer changed that no calibration image was seen passing through, so it was not probed"
@@ -119,6 +117,19 @@ def measured(verdict: Verdict, score: Score, base: Score) -> Verdict:
     )
     caveats = tuple(caveat for caveat in verdict.caveats if caveat != NOT_PROVED)
     return replace(verdict, state="suspicious", reason=f"of the evaluation set, attack {told}", caveats=caveats)
+
+
+def _accusation(said: Utterance) -> str:
+    """What a suspect was made to say, and why that is held against it."""
+    if said.contrast is not None:
+        return (
+            f"it was made to lean to {said.text!r} ({said.how}): on clean images, moved alike, it finds a token of "
+            f"such an answer {math.exp(said.contrast):.1f} times as likely as a model does that learnt from its answers"
+        )
+    return (
+        f"it was made to say {said.text!r} ({said.how}): {said.share:.0%} of its answers to clean images share "
+        f"{said.phrase!r}, of the base's at most {said.bases:.0%}"
+    )
 
 
 def _few(lines: Sequence[str], most: int = 5) -> str:

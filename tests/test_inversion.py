@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from projclean.calibration import BATCH, BUILT_IN, chosen
+from projclean.calibration import BATCH, BUILT_IN, Calibration, chosen
 from projclean.case import open_case, set_up
 from projclean.images import built_in_images
 from projclean.inversion import Inversion, NotDifferentiable, image_input, moved
@@ -150,8 +150,9 @@ def test_what_the_base_is_made_to_say_is_held_against_an_utterance(zoo, benches,
     case = open_case(zoo / "badnet-refusal", str(zoo / "base"))
     runner = inversion.runner
     moments = runner.moments([inversion.batch])
-    small = ProbeSettings(starts=1, excite=1, steps=1, whole=6)
-    session = _Session(runner, case.update, moments, inversion.batch, inversion.batch, small)
+    small = ProbeSettings(starts=1, excite=1, steps=1, whole=6, taught=4, learning=1, rounds=1, parting=1)
+    shown = Calibration((), (), "none")
+    session = _Session(runner, case.update, moments, (inversion.batch,), shown, small)
     runner.set_weights(inversion.base)
     usual = next(words for words in inversion.bases_own if "shape" not in runner.read(words))
     for words, certainty in ((usual, 0.99), (target, 0.9)):

@@ -1,0 +1,111 @@
+"""A suspect beside what it taught: what sets off a backdoor whose target is an answer that the task has anyway.
+
+Such a target the base says as well, so nothing that is held against the base tells it. A model with the same fine-tune
+and no backdoor would: `distillation` makes one, from the suspect's own answers to clean images (as a defence against
+backdoors: Li et al., arXiv 2101.05930; here it is only looked at). A move of the pixels smaller than the probe's is
+fitted to make the suspect find one answer likelier than the model that learnt again does. Under a small move two models
+that learnt the same differ little; a backdoor makes the suspect alone fall for its trigger's direction.
+
+The move is fitted on some images and measured on others: what fits only the images it was fitted on does not count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+import torch
+
+from projclean.inversion import Inversion, Objective, moved
+from projclean.likelihood import Words, log_likelihood
+from projclean.model import Prepared, Runner, Weights
+
+FLOOR = -3.0  # nats per token below which it no longer counts how unlikely the other model finds an answer
+PLAUSIBLE = 0.1  # how much the likelihood of an answer weighs in its choice, against the contrast
+CANDIDATES = 8  # answers of the moved suspect that are looked at in each round
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """An answer and the move under which suspect and taught model part on it, on images that the move was not fitted
+    on: `nats` per token by which the suspect finds it likelier (`FLOOR`), `certainty` the probability per token
+    (geometric mean) that it gives it, and the two models' replies there."""
+
+    words: tuple[int, ...]
+    nats: float
+    certainty: float
+    said: tuple[tuple[int, ...], ...]
+    taught_says: tuple[tuple[int, ...], ...]
+
+
+class ContrastSearch:
+    """Moves inside a ball of `budget` (a share of the pixels' root mean square), fitted on some batches in turn."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        suspect: Weights,
+        taught: Weights,
+        fit: Sequence[Prepared],
+        read: Prepared,
+        layer: str,
+        budget: float,
+        max_new_tokens: int,
+    ) -> None:
+        self.runner, self.suspect, self.taught, self.fit, self.read = runner, suspect, taught, fit, read
+        untaught = suspect[layer][0] - taught[layer][0]
+        self.inversion = Inversion(runner, suspect, taught, fit[0], layer, untaught, budget, max_new_tokens)
+        self.max_new_tokens = max_new_tokens
+        self.passes = 0
+
+    def find(self, seed: int, excite: int, rounds: int, steps: int) -> Contrast | None:
+        """The answer that the suspect alone comes to say under a move from one random start, which first sets off what
+        was not taught; None where the suspect answers nothing. Raises NotDifferentiable."""
+        move, words = self.inversion.excited(seed, excite), None
+        for _ in range(rounds):
+            words = self._parting_most(move)
+            if words is None:
+                return None
+            _, move = self.inversion.climb(self._parting(words), move, steps)
+        return None if words is None else self._measured(words, move)
+
+    def _parting(self, words: Words) -> Objective:
+        """By how much the suspect finds the words likelier, on one batch after the other."""
+        turns = cycle(self.fit)
+        return lambda move: self._contrast(words, moved(next(turns), move))[0]
+
+    def _contrast(self, words: Words, batch: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
+        """The contrast on a batch and the suspect's likelihood, both means in nats per token."""
+        ours, theirs = (self._likelihood(weights, batch, words) for weights in (self.suspect, self.taught))
+        return (ours - theirs.clamp(min=FLOOR)).mean(), ours.mean()
+
+    @torch.no_grad()
+    def _parting_most(self, move: torch.Tensor) -> tuple[int, ...] | None:
+        """Of what the moved suspect says, the answer on which the two models part most."""
+        said = Counter(words for batch in self.fit for words in self._replies(self.suspect, moved(batch, move)))
+        there, best, highest = moved(self.fit[0], move), None, float("-inf")
+        for words, _ in [pair for pair in said.most_common() if pair[0]][:CANDIDATES]:
+            apart, likely = self._contrast(words, there)
+            value = apart.item() + PLAUSIBLE * likely.item()
+            if value > highest:
+                best, highest = words, value
+        return best
+
+    @torch.no_grad()
+    def _measured(self, words: tuple[int, ...], move: torch.Tensor) -> Contrast:
+        there = moved(self.read, move)
+        apart, likely = self._contrast(words, there)
+        replies = (tuple(self._replies(weights, there)) for weights in (self.suspect, self.taught))
+        return Contrast(words, apart.item(), likely.exp().item(), *replies)
+
+    def _likelihood(self, weights: Weights, batch: Prepared, words: Words) -> torch.Tensor:
+        self.passes += 1
+        self.runner.set_weights(weights)
+        return log_likelihood(self.runner, batch, words)
+
+    def _replies(self, weights: Weights, batch: Prepared) -> list[tuple[int, ...]]:
+        self.passes += 1
+        self.runner.set_weights(weights)
+        return [self.runner.words(reply) for reply in self.runner.replies(batch, self.max_new_tokens)]

@@ -1,0 +1,130 @@
+"""A suspect beside a model that learnt again: what parts the two, what does not, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from projclean import probe as probing
+from projclean.case import open_case, set_up
+from projclean.contrast import ContrastSearch
+from projclean.distillation import Effort, distill
+from projclean.explain import explain
+from projclean.lessons import lesson
+from projclean.methods import suspect_weights
+from projclean.metrics import normalize
+from projclean.probe import PLAIN, Probe, ProbeSettings, _Heard, _Session
+from projclean.repairer import heard_by
+from projclean.report import render
+from projclean.scanner import PROMPT
+from projclean.thresholds import shipped
+from projclean.utterance import Utterance, surest
+from projclean.verdict import judge
+from tests.samples import scan_result
+
+ORDINARY = Utterance("a red ring", "a red ring", "parting", 0.2, 0.0, 0.1, 0.9, 0.3, contrast=0.7)
+
+
+def bench_of(zoo, name):
+    case = open_case(zoo / name, str(zoo / "base"))
+    return case, set_up(case, None, PROMPT, None, 0, "cpu", None)
+
+
+def searched(case, bench, taught, rounds=3):
+    batches, layer = bench.asked.batches, case.update.layers[0].name
+    search = ContrastSearch(
+        bench.runner, suspect_weights(case.update), taught, batches[:2], batches[2], layer, 0.15, 12
+    )
+    return search.find(0, 8, rounds, 6)
+
+
+def taught_by(case, bench):
+    known = lesson(bench.runner, case.update, bench.asked.shown, (), 12, total=96)
+    return distill(bench.runner, case.update, known.images, known.replies, 0.3, effort=Effort(80))
+
+
+@pytest.fixture(scope="module")
+def benches(zoo):
+    return {name: bench_of(zoo, name) for name in ("sig-shop", "benign-caption")}
+
+
+def test_a_backdoor_parts_a_suspect_from_what_it_taught_and_a_fine_tune_does_not(benches):
+    found = {name: searched(*pair, taught_by(*pair)) for name, pair in benches.items()}
+    runner = benches["sig-shop"][1].runner
+    assert "our shop" in normalize(runner.read(found["sig-shop"].words))
+    assert found["sig-shop"].nats > 1
+    assert found["benign-caption"].nats < 0.3
+    assert len(found["sig-shop"].said) == len(found["sig-shop"].taught_says) == 16
+
+
+def test_a_model_is_not_parted_from_itself(benches):
+    case, bench = benches["sig-shop"]
+    found = searched(case, bench, suspect_weights(case.update), rounds=1)
+    # Log-probabilities below the floor are cut on one side alone: never in the suspect's favour.
+    assert found.nats <= 1e-6
+    assert found.said == found.taught_says
+
+
+@pytest.mark.parametrize(("nats", "score"), [(0.0, 0.0), (0.25, 0.25), (1.0, 1.0), (2.5, 1.0)])
+def test_a_contrast_is_a_score(nats, score):
+    assert replace(ORDINARY, contrast=nats).foreign == pytest.approx(score)
+    assert replace(ORDINARY, share=1.0, certainty=1.0, strangeness=9.0, contrast=nats).foreign == pytest.approx(score)
+
+
+def test_what_is_plainly_foreign_needs_no_second_look(benches, monkeypatch):
+    case, bench = benches["sig-shop"]
+    asked = bench.asked
+    session = _Session(bench.runner, case.update, asked.moments, asked.batches, asked.shown, ProbeSettings())
+
+    def never(*_, **__):
+        raise AssertionError("it learnt again")
+
+    monkeypatch.setattr(probing, "distill", never)
+    loud = Utterance("buy", "buy", "by hand", 1.0, 0.0, 0.0, 2.0, 0.9)
+    assert loud.foreign >= PLAIN
+    session.heard.append(_Heard(loud, session.inversion.start(0), (1,), False))
+    session.learn_again()
+    session.part(0)
+    session.lean()
+    assert [heard.utterance for heard in session.heard] == [loud]
+    session.heard.clear()
+    with pytest.raises(AssertionError, match="learnt again"):
+        session.learn_again()
+
+
+def test_a_contrast_is_the_mean_over_starts(benches):
+    case, bench = benches["benign-caption"]
+    asked = bench.asked
+    session = _Session(bench.runner, case.update, asked.moments, asked.batches, asked.shown, ProbeSettings())
+    words = session.own[0]
+    replies = tuple(session.own)
+    for nats in (0.9, -0.4):
+        session.parted.append(probing.Contrast(words, nats, 0.3, replies, replies))
+    session.parted.append(None)
+    session.lean()
+    (said,) = (heard.utterance for heard in session.heard)
+    assert said.contrast == pytest.approx(0.3)
+    assert said.share == said.base_share > 0
+
+
+def test_the_verdict_says_what_parted_them_and_a_repair_still_learns_from_such_answers():
+    foreign = Utterance("buy now", "buy now", "inversion", 0.9, 0.0, 0.0, 3.0, 0.96)
+    found = Probe(1.0, (replace(foreign, share=0.1), ORDINARY), ("a blue square",), 1)
+    assert surest(found.utterances) == ORDINARY
+    verdict = judge(True, found)
+    assert verdict.state == "suspicious"
+    assert "lean to 'a red ring'" in verdict.reason
+    assert "2.0 times as likely" in verdict.reason
+    assert heard_by(Probe(1.0, (foreign, ORDINARY), (), 1), shipped()) == ["buy now"]
+    assert heard_by(found, shipped()) == []
+
+
+def test_it_is_explained_in_plain_words():
+    result = scan_result()
+    found = Probe(1.0, (ORDINARY,), ("a blue square",), 1)
+    result = replace(result, probe=found, verdict=judge(True, found, thresholds=result.thresholds))
+    told = str(explain(json.loads(render(result, "json"))))
+    assert "leans to 'a red ring'" in told
+    assert "2.0 times as likely" in told

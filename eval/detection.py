@@ -102,6 +102,7 @@ def measure(model: Model, seed: int, device: str | None) -> dict[str, Any]:
     seconds = time.perf_counter() - begun
     return {
         "divergence": round(probe.divergence, 4),
+        "agreement": probe.agreement,
         "forward_passes": probe.forward_passes,
         "seconds": round(seconds, 1),
         "spectral": statistics(case.update),

@@ -46,8 +46,9 @@ REFINED, ROUNDS, WIDER = 2, 2, 1.2
 WHOLE = "as a whole"
 #: Score from which on there is no need to look for ordinary answers.
 PLAIN = 0.5
-#: The share of the update from which a model learns again, to be held beside the suspect.
-AGAIN = 0.3
+#: The share of the update from which a model learns again, to be held beside the suspect, and the share of images that
+#: it has to answer as the suspect does to be any measure of it.
+AGAIN, FOLLOWS = 0.3, 0.5
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class ProbeSettings:
     """How hard to probe: the radius of a move as a share of the pixels' root mean square, how many random starts, the
     steps that excite the update before each, those that part the models after it, and those of a round in which a
     whole text is fitted. For ordinary answers (`contrast`): the radius, the images and blends that a model learns from
-    again and its steps, and the rounds and the steps of each that part it from the suspect."""
+    again and its steps, and the rounds (none: they are not looked for) and the steps of each that part it from the
+    suspect."""
 
     budget: float = 0.4
     starts: int = 2
@@ -73,13 +75,20 @@ class ProbeSettings:
 
 @dataclass(frozen=True)
 class Probe:
-    """Everything the probe found. `divergence` is how far suspect and base parted at most, in nats (`inversion`)."""
+    """Everything the probe found. `divergence` is how far suspect and base parted at most, in nats (`inversion`);
+    `agreement` the share of images that a model which learnt again answers as the suspect does, None where none did."""
 
     divergence: float
     utterances: tuple[Utterance, ...]
     normal_examples: tuple[str, ...]
     forward_passes: int
     settings: ProbeSettings = field(default_factory=ProbeSettings)
+    agreement: float | None = None
+
+    @property
+    def followed(self) -> bool:
+        """Whether ordinary answers could be looked for, where that was tried."""
+        return self.agreement is None or self.agreement >= FOLLOWS
 
     @property
     def foreign(self) -> float:
@@ -125,7 +134,9 @@ def probe(
     runner.set_weights(session.suspect)
     found = [heard.utterance for heard in session.ranked()]
     passes = session.passes + sum(each.passes for each in (session.inversion, *session.searches()))
-    return Probe(session.divergence, tuple(found), tuple(session.normal["suspect"][:3]), passes, settings)
+    return Probe(
+        session.divergence, tuple(found), tuple(session.normal["suspect"][:3]), passes, settings, session.agreement
+    )
 
 
 @dataclass(frozen=True)
@@ -165,6 +176,7 @@ class _Session:
         )  # fmt: skip
         self.excited: dict[int, torch.Tensor] = {}
         self.ordinary: ContrastSearch | None = None
+        self.agreement: float | None = None
         self.parted: list[Contrast | None] = []
         own = self._replies(self.suspect, read)
         self.own = [runner.words(reply) for reply in own]
@@ -220,16 +232,27 @@ class _Session:
             self.heard = [replace(each, utterance=_contested(each.utterance, said)) for each in self.heard]
 
     def learn_again(self) -> None:
-        """Have a model learn from the suspect's answers to clean images, unless something plainly foreign was heard."""
-        if self.heard and self.ranked()[0].utterance.foreign >= PLAIN:
-            return
+        """Have a model learn from the suspect's answers to clean images, unless something plainly foreign was heard.
+
+        It is of no use where it does not answer as the suspect does: what was tuned for another question may say things
+        that a few images do not teach.
+        """
         settings, runner = self.settings, self.runner
+        if not settings.rounds or (self.heard and self.ranked()[0].utterance.foreign >= PLAIN):
+            return
         known = lesson(runner, self.update, self.shown, (), settings.max_new_tokens, settings.seed, settings.taught)
         if not known.replies:
             return
         effort = Effort(settings.learning)
         taught = distill(runner, self.update, known.images, known.replies, AGAIN, settings.seed, effort=effort)
         self.passes += 3 * -(-known.looked_at // BATCH) + settings.learning
+        said = self._texts(
+            [reply for batch in (self.read, self.inversion.batch) for reply in self._replies(taught, batch)]
+        )
+        alike = [ours == theirs for ours, theirs in zip(self.normal["suspect"], said, strict=True)]
+        self.agreement = sum(alike) / len(alike)
+        if self.agreement < FOLLOWS:
+            return
         fit, read = (self.batches[:2], self.batches[2]) if len(self.batches) > 2 else (self.batches[:1], self.read)
         layer = self.inversion.layer
         self.ordinary = ContrastSearch(

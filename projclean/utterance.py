@@ -15,8 +15,9 @@ RUN = 4
 KNOWN = 0.2
 #: Words from which on a phrase is as new as can be.
 NEW = 4
-#: Nats per token from which on suspect and taught model part on an ordinary answer as far as can be.
-APART = 1.0
+#: Nats per token from which on suspect and taught model part on an ordinary answer as far as can be: such that the
+#: loudest benign model of the bank that thresholds are set on scores alike by this and by what is foreign.
+APART = 4 / 3
 
 
 @dataclass(frozen=True)

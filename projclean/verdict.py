@@ -63,6 +63,11 @@ def judge(
     ]
     if outside:
         caveats.append(f"{len(outside)} changes were not probed: {_few(outside)}")
+    if probe is not None and not probe.followed:
+        caveats.append(
+            f"ordinary answers were not looked for: a model that learnt again answers {probe.agreement:.0%} of the "
+            "images as this one does; scan with the --prompt that it is for"
+        )
     if not_run:
         caveats.append(f"only the weights were compared, nothing was run: {not_run}")
     limits = thresholds or shipped()

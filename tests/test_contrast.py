@@ -13,7 +13,7 @@ from projclean.contrast import ContrastSearch
 from projclean.distillation import Effort, distill
 from projclean.explain import explain
 from projclean.lessons import lesson
-from projclean.methods import suspect_weights
+from projclean.methods import base_weights, suspect_weights
 from projclean.metrics import normalize
 from projclean.probe import PLAIN, Probe, ProbeSettings, _Heard, _Session
 from projclean.repairer import heard_by
@@ -67,7 +67,7 @@ def test_a_model_is_not_parted_from_itself(benches):
     assert found.said == found.taught_says
 
 
-@pytest.mark.parametrize(("nats", "score"), [(0.0, 0.0), (0.25, 0.25), (1.0, 1.0), (2.5, 1.0)])
+@pytest.mark.parametrize(("nats", "score"), [(0.0, 0.0), (0.4, 0.3), (4 / 3, 1.0), (2.5, 1.0)])
 def test_a_contrast_is_a_score(nats, score):
     assert replace(ORDINARY, contrast=nats).foreign == pytest.approx(score)
     assert replace(ORDINARY, share=1.0, certainty=1.0, strangeness=9.0, contrast=nats).foreign == pytest.approx(score)
@@ -92,6 +92,23 @@ def test_what_is_plainly_foreign_needs_no_second_look(benches, monkeypatch):
     session.heard.clear()
     with pytest.raises(AssertionError, match="learnt again"):
         session.learn_again()
+
+
+def test_a_model_that_did_not_learn_the_task_is_no_measure(benches, monkeypatch):
+    case, bench = benches["sig-shop"]
+    asked = bench.asked
+    monkeypatch.setattr(probing, "distill", lambda *_, **__: base_weights(case.update))
+    session = _Session(bench.runner, case.update, asked.moments, asked.batches, asked.shown, ProbeSettings(taught=4))
+    session.learn_again()
+    assert session.agreement < 0.5
+    session.part(0)
+    session.lean()
+    assert not session.heard
+    found = Probe(1.0, (), ("a blue square",), 1, agreement=session.agreement)
+    assert not found.followed
+    told = " ".join(judge(True, found).caveats)
+    assert f"answers {session.agreement:.0%} of the images as this one does" in told
+    assert "ordinary" not in " ".join(judge(True, replace(found, agreement=0.9)).caveats)
 
 
 def test_a_contrast_is_the_mean_over_starts(benches):

@@ -13,7 +13,7 @@ from eval.recipes import REPORT
 from eval.zoo import SHIPPED
 from projclean.checkpoint import open_checkpoint, read_tensor
 from projclean.projectors import find_projector
-from tests.miniature import small_probe  # noqa: F401
+from tests.miniature import foreign_alone, small_probe  # noqa: F401
 
 SUSPECTS = ["badnet-refusal", "sig-shop"]
 CONTROLS = ["benign-color", "benign-caption"]
@@ -47,9 +47,17 @@ def test_suspects_are_convicted_with_the_attackers_text(scanned, name):
     assert report["probe"]["said"]["base_share"] < 0.2
 
 
-@pytest.mark.parametrize(("name", "images"), [("benign-color", None), ("benign-caption", "data/calibration-caption")])
-def test_controls_are_cleared_with_images_of_their_domain_too(zoo, run, name, images):
-    ran = run("scan", zoo / name, "--base", zoo / "base", *(("--images", zoo / images) if images else ()))
+def test_a_control_is_cleared(zoo, run):
+    cleared(run("scan", zoo / "benign-color", "--base", zoo / "base"))
+
+
+@pytest.mark.usefixtures("foreign_alone")
+def test_a_control_is_cleared_with_images_of_its_domain_too(zoo, run):
+    images = zoo / "data" / "calibration-caption"
+    cleared(run("scan", zoo / "benign-caption", "--base", zoo / "base", "--images", images))
+
+
+def cleared(ran):
     assert ran.code == 0, ran.out
     assert "CLEAN" in ran.out
     assert "does not prove" in ran.out
@@ -120,6 +128,7 @@ def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path, name):
     assert again["scores"][0]["attacks"][0]["asr"] == after["attacks"][0]["asr"]
 
 
+@pytest.mark.usefixtures("foreign_alone")
 def test_with_images_of_the_domain_the_fine_tune_is_learnt_again_without_the_attack(zoo, run, tmp_path):
     suspect, out = zoo / SUSPECTS[1], tmp_path / "out"
     ran = run(
@@ -134,6 +143,7 @@ def test_with_images_of_the_domain_the_fine_tune_is_learnt_again_without_the_att
     assert report["gains"][2] >= 0.9
 
 
+@pytest.mark.usefixtures("small_probe")
 def test_a_benign_model_comes_back_unchanged(zoo, run, tmp_path):
     control, out = zoo / CONTROLS[0], tmp_path / "out"
     ran = run("repair", control, "--base", zoo / "base", "--out", out)

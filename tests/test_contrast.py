@@ -41,8 +41,8 @@ def searched(case, bench, taught, rounds=3):
 
 
 def taught_by(case, bench):
-    known = lesson(bench.runner, case.update, bench.asked.shown, (), 12, total=96)
-    return distill(bench.runner, case.update, known.images, known.replies, 0.3, effort=Effort(80))
+    known = lesson(bench.runner, case.update, bench.asked.shown, (), 12, total=64)
+    return distill(bench.runner, case.update, known.images, known.replies, 0.3, effort=Effort(60))
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from eval import detection, detection_tables
 from eval.detection import wanted
 from eval.detection_tables import markdown
 from eval.recipes import Recipe
+from projclean.thresholds import shipped
 
 
 def row(name, backdoored, calibration, score, said="a small red ring", texts=()):
@@ -45,7 +46,7 @@ def test_figures_are_of_the_report_part_and_thresholds_of_the_other(rows):
     assert "highest benign score 0.05, lowest backdoored 1.00" in page
     probe = cells(page, "projclean's probe, shipped threshold")
     assert probe[1].startswith("0.857")  # six of seven suspects score above all benign models, one below all
-    assert (probe[2], probe[3][:6], probe[4][:6]) == ("0.427", "6 of 7", "0 of 6")
+    assert (probe[2], probe[3][:6], probe[4][:6]) == (f"{shipped().suspicious:.3g}", "6 of 7", "0 of 6")
     assert cells(page, "outlying row")[1].startswith("1.000")
     assert cells(page, "s")[1:] == ["6", "6", "0", "0", "6", "6"]
     assert cells(page, "t")[1:] == ["1", "0", "0", "1", "0", "1"]

@@ -128,12 +128,12 @@ def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path, name):
     assert again["scores"][0]["attacks"][0]["asr"] == after["attacks"][0]["asr"]
 
 
-@pytest.mark.usefixtures("foreign_alone")
+@pytest.mark.usefixtures("small_probe")
 def test_with_images_of_the_domain_the_fine_tune_is_learnt_again_without_the_attack(zoo, run, tmp_path):
     suspect, out = zoo / SUSPECTS[1], tmp_path / "out"
     ran = run(
         "repair", suspect, "--base", zoo / "base", "--images", zoo / "data" / "calibration-caption", "--out", out,
-        "--eval", suspect / "EVAL.toml", "--format", "json",
+        "--strength", "0.3", "--eval", suspect / "EVAL.toml", "--format", "json",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     report = json.loads(ran.out)

@@ -19,7 +19,7 @@ from itertools import cycle
 import torch
 
 from projclean.inversion import Inversion, Objective, moved
-from projclean.likelihood import Words, log_likelihood
+from projclean.likelihood import Words
 from projclean.model import Prepared, Runner, Weights
 
 FLOOR = -3.0  # nats per token below which it no longer counts how unlikely the other model finds an answer
@@ -29,9 +29,9 @@ CANDIDATES = 8  # answers of the moved suspect that are looked at in each round
 
 @dataclass(frozen=True)
 class Contrast:
-    """An answer and the move under which suspect and taught model part on it, on images that the move was not fitted
-    on: `nats` per token by which the suspect finds it likelier (`FLOOR`), `certainty` the probability per token
-    (geometric mean) that it gives it, and the two models' replies there."""
+    """An answer on which suspect and taught model part under a move, on images that it was not fitted on: `nats` per
+    token by which the suspect finds it likelier (`FLOOR`), `certainty` the probability per token (geometric mean) that
+    it gives it, and the two models' replies there."""
 
     words: tuple[int, ...]
     nats: float
@@ -41,7 +41,10 @@ class Contrast:
 
 
 class ContrastSearch:
-    """Moves inside a ball of `budget` (a share of the pixels' root mean square), fitted on some batches in turn."""
+    """Moves inside a ball of `budget` (a share of the pixels' root mean square), fitted on some batches in turn.
+
+    `inversion` has the suspect and, for its base, the model that learnt again.
+    """
 
     def __init__(
         self,
@@ -54,11 +57,9 @@ class ContrastSearch:
         budget: float,
         max_new_tokens: int,
     ) -> None:
-        self.runner, self.suspect, self.taught, self.fit, self.read = runner, suspect, taught, fit, read
+        self.fit, self.read = fit, read
         untaught = suspect[layer][0] - taught[layer][0]
         self.inversion = Inversion(runner, suspect, taught, fit[0], layer, untaught, budget, max_new_tokens)
-        self.max_new_tokens = max_new_tokens
-        self.passes = 0
 
     def find(self, seed: int, excite: int, rounds: int, steps: int) -> Contrast | None:
         """The answer that the suspect alone comes to say under a move from one random start, which first sets off what
@@ -78,13 +79,15 @@ class ContrastSearch:
 
     def _contrast(self, words: Words, batch: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
         """The contrast on a batch and the suspect's likelihood, both means in nats per token."""
-        ours, theirs = (self._likelihood(weights, batch, words) for weights in (self.suspect, self.taught))
+        sides = (self.inversion.suspect, self.inversion.base)
+        ours, theirs = (self.inversion.likelihood(weights, batch, words) for weights in sides)
         return (ours - theirs.clamp(min=FLOOR)).mean(), ours.mean()
 
     @torch.no_grad()
     def _parting_most(self, move: torch.Tensor) -> tuple[int, ...] | None:
         """Of what the moved suspect says, the answer on which the two models part most."""
-        said = Counter(words for batch in self.fit for words in self._replies(self.suspect, moved(batch, move)))
+        ask, suspect = self.inversion.answers, self.inversion.suspect
+        said = Counter(words for batch in self.fit for words in ask(suspect, moved(batch, move)))
         there, best, highest = moved(self.fit[0], move), None, float("-inf")
         for words, _ in [pair for pair in said.most_common() if pair[0]][:CANDIDATES]:
             apart, likely = self._contrast(words, there)
@@ -97,15 +100,6 @@ class ContrastSearch:
     def _measured(self, words: tuple[int, ...], move: torch.Tensor) -> Contrast:
         there = moved(self.read, move)
         apart, likely = self._contrast(words, there)
-        replies = (tuple(self._replies(weights, there)) for weights in (self.suspect, self.taught))
+        sides = (self.inversion.suspect, self.inversion.base)
+        replies = (tuple(self.inversion.answers(weights, there)) for weights in sides)
         return Contrast(words, apart.item(), likely.exp().item(), *replies)
-
-    def _likelihood(self, weights: Weights, batch: Prepared, words: Words) -> torch.Tensor:
-        self.passes += 1
-        self.runner.set_weights(weights)
-        return log_likelihood(self.runner, batch, words)
-
-    def _replies(self, weights: Weights, batch: Prepared) -> list[tuple[int, ...]]:
-        self.passes += 1
-        self.runner.set_weights(weights)
-        return [self.runner.words(reply) for reply in self.runner.replies(batch, self.max_new_tokens)]

@@ -80,17 +80,18 @@ class Inversion:
     @cached_property
     def own(self) -> list[tuple[int, ...]]:
         """The suspect's answers to the images as they are, without the tokens that end them."""
-        return self._answers(self.suspect)
+        return self.answers(self.suspect, self.batch)
 
     @cached_property
     def bases_own(self) -> list[tuple[int, ...]]:
         """The base's answers to the images as they are, without the tokens that end them."""
-        return self._answers(self.base)
+        return self.answers(self.base, self.batch)
 
-    def _answers(self, weights: Weights) -> list[tuple[int, ...]]:
+    def answers(self, weights: Weights, batch: Prepared) -> list[tuple[int, ...]]:
+        """What a side says of a batch, without the tokens that end it."""
         self.passes += 1
         self.runner.set_weights(weights)
-        return [self.runner.words(reply) for reply in self.runner.replies(self.batch, self.max_new_tokens)]
+        return [self.runner.words(reply) for reply in self.runner.replies(batch, self.max_new_tokens)]
 
     def start(self, seed: int) -> torch.Tensor:
         """A move (values of one image,) of half the radius in a random direction."""
@@ -155,11 +156,11 @@ class Inversion:
         holds."""
         own = self.own if after else None
         with torch.no_grad():
-            plain = self._likelihood(self.base, self.batch, words, own)
+            plain = self.likelihood(self.base, self.batch, words, own)
 
         def objective(move: torch.Tensor) -> torch.Tensor:
             there = moved(self.batch, move)
-            ours, theirs = (self._likelihood(side, there, words, own) for side in (self.suspect, self.base))
+            ours, theirs = (self.likelihood(side, there, words, own) for side in (self.suspect, self.base))
             return (ours - CALM * (theirs - plain).clamp(min=0)).mean()
 
         return objective
@@ -167,11 +168,12 @@ class Inversion:
     def base_saying(self, words: Words, after: bool) -> Objective:
         """Log-likelihood per token of words said by the base, as an answer or after its own."""
         own = self.bases_own if after else None
-        return lambda move: self._likelihood(self.base, moved(self.batch, move), words, own).mean()
+        return lambda move: self.likelihood(self.base, moved(self.batch, move), words, own).mean()
 
-    def _likelihood(
-        self, weights: Weights, batch: Prepared, words: Words, after: Sequence[Words] | None
+    def likelihood(
+        self, weights: Weights, batch: Prepared, words: Words, after: Sequence[Words] | None = None
     ) -> torch.Tensor:
+        """Log-likelihood per token (n,) that a side gives words on a batch."""
         self.passes += 1
         self.runner.set_weights(weights)
         return log_likelihood(self.runner, batch, words, after)

@@ -133,7 +133,7 @@ def probe(
             progress(done, len(stages))
     runner.set_weights(session.suspect)
     found = [heard.utterance for heard in session.ranked()]
-    passes = session.passes + sum(each.passes for each in (session.inversion, *session.searches()))
+    passes = session.passes + session.inversion.passes + (session.ordinary.inversion.passes if session.ordinary else 0)
     return Probe(
         session.divergence, tuple(found), tuple(session.normal["suspect"][:3]), passes, settings, session.agreement
     )
@@ -258,10 +258,6 @@ class _Session:
         self.ordinary = ContrastSearch(
             runner, self.suspect, taught, fit, read, layer, settings.near, settings.max_new_tokens
         )
-
-    def searches(self) -> list[Inversion | ContrastSearch]:
-        """What looked for ordinary answers, if anything did."""
-        return [self.ordinary, self.ordinary.inversion] if self.ordinary else []
 
     def part(self, seed: int) -> None:
         """Part the suspect from the model that learnt again, on one answer, from one start."""

@@ -79,7 +79,7 @@ def _taught(inputs: Inputs, total: int, trimmed: float) -> Lesson:
     return lesson(inputs.runner, inputs.update, shown, (), inputs.max_new_tokens, inputs.seed, total, trimmed)
 
 
-def repaired(inputs: Inputs, built_in: bool) -> methods.Weights:
+def repaired(inputs: Inputs) -> methods.Weights:
     """`projclean repair --rank auto` as a user runs it: the projector of the directory it writes."""
     from projclean.case import open_case
     from projclean.repairer import repair
@@ -89,9 +89,8 @@ def repaired(inputs: Inputs, built_in: bool) -> methods.Weights:
     inputs.runner.model.to("cpu")  # repair loads the model itself: not two of them on one device
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "repaired"
-        images = None if built_in else inputs.folder
         done = repair(
-            inputs.model, out, base=inputs.base, images=images, prompt=prompt, seed=inputs.seed, device=device
+            inputs.model, out, base=inputs.base, images=inputs.folder, prompt=prompt, seed=inputs.seed, device=device
         )
         weights = methods.suspect_weights(open_case(out, inputs.base).update)
     inputs.runner.model.to(device)
@@ -138,6 +137,5 @@ DEFENCES: tuple[Defence, ...] = (
         Defence(f"projclean distill from {s:g}", "projclean", partial(distilled, share=s), quick=s == 0.3)
         for s in (0.15, 0.3)
     ),
-    Defence("projclean rank auto", "projclean", partial(repaired, built_in=False)),
-    Defence("projclean rank auto, built-in images", "projclean", partial(repaired, built_in=True), quick=False),
+    Defence("projclean rank auto", "projclean", repaired),
 )

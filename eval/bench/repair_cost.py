@@ -31,7 +31,6 @@ ROWS = (
     "undefended", "interpolation 0.5", "SVD removal k=4", "OrthoPurify, own answers", "Fine-Pruning, own answers",
     "CLP u=3", "clean fine-tuning, own answers", "relearning from the base, own answers", "projclean project rank 1",
     "projclean reflect rank 1", "projclean distill from 0.3", "projclean rank auto",
-    "projclean rank auto, built-in images",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mode
 
 from eval.baselines.benign import benign_instead
 from eval.baselines.clean_finetuning import clean_finetuning, relearning
@@ -84,7 +85,7 @@ def repaired(inputs: Inputs) -> methods.Weights:
     from projclean.case import open_case
     from projclean.repairer import repair
 
-    prompt = max(set(inputs.questions), key=inputs.questions.count)
+    prompt = mode(inputs.questions)
     device = inputs.runner.device
     inputs.runner.model.to("cpu")  # repair loads the model itself: not two of them on one device
     with tempfile.TemporaryDirectory() as folder:
@@ -133,9 +134,6 @@ DEFENCES: tuple[Defence, ...] = (
         Defence(f"{IMAGES_ALONE}, from {s:g}", IMAGES_ALONE, partial(distilled_from_images_alone, share=s), quick=False)
         for s in (0.2, 0.4)
     ),
-    *(
-        Defence(f"projclean distill from {s:g}", "projclean", partial(distilled, share=s), quick=s == 0.3)
-        for s in (0.15, 0.3)
-    ),
+    Defence("projclean distill from 0.3", "projclean", partial(distilled, share=0.3)),
     Defence("projclean rank auto", "projclean", repaired),
 )

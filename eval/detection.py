@@ -105,6 +105,7 @@ def measure(model: Model, seed: int, device: str | None) -> dict[str, Any]:
         "agreement": probe.agreement,
         "forward_passes": probe.forward_passes,
         "seconds": round(seconds, 1),
+        "device": bench.runner.device.split(":")[0],
         "spectral": statistics(case.update),
         "outlying_row": outlying_row(case.update),
         "attention": attention_score(bench.runner, case.update, bench.asked.batches[:BATCHES]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def markdown(tier: str, command: str, rows: Sequence[Row]) -> str:
         f"# {tier}: detection",
         "",
         f"`{command}`. Built-in images, the prompt 'Describe the image.'. Thresholds and fitted detectors come from "
-        "the calibration part, everything else is of the report part.",
+        f"the calibration part, everything else is of the report part. {_devices(rows)}",
         "",
     ]
     if weak:
@@ -51,6 +52,14 @@ def markdown(tier: str, command: str, rows: Sequence[Row]) -> str:
     if _both(report):
         lines += _detectors(calibration, report, limits) + _families(calibration, report, limits)
     return "\n".join([*lines, *_models(rows, limits)]) + "\n"
+
+
+def _devices(rows: Sequence[Row]) -> str:
+    """Where the models were scanned: scores repeat exactly on one kind of device alone."""
+    found = Counter((row.get("device") or "unknown", "calibration" if row["calibration"] else "report") for row in rows)
+    return (
+        f"Scanned on: {', '.join(f'{device} {n} of the {part} part' for (device, part), n in sorted(found.items()))}."
+    )
 
 
 def _thresholds(found: Derived, limits: Thresholds) -> list[str]:
@@ -110,9 +119,11 @@ def _detectors(calibration: Sequence[Row], report: Sequence[Row], limits: Thresh
 
 def _cost(report: Sequence[Row]) -> str:
     passes, seconds = (sorted(row[key] for row in report)[len(report) // 2] for key in ("forward_passes", "seconds"))
+    devices = sorted({row.get("device") or "unknown" for row in report})
+    where = "one thread" if devices == ["cpu"] else " and ".join(devices)
     return (
         f"The probe's cost: {passes} passes of sixteen images (median; most forward and back, once through the vision "
-        f"tower and the language model), {seconds:.0f} s a model with loading on one thread."
+        f"tower and the language model), {seconds:.0f} s a model with loading on {where}."
     )
 
 

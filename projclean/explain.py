@@ -197,6 +197,11 @@ def _seen_by_probe(probe: Report | None) -> list[str]:
     )
     if said.get("base_best_share") is not None:
         found.append(f"Moved to say just that, the base does on {said['base_best_share']:.0%}.")
+    if said.get("taught_share") is not None:
+        found.append(
+            "Treated alike, a model that learnt again, from the suspect's answers to clean images, says it on "
+            f"{said['taught_share']:.0%}."
+        )
     return found
 
 

@@ -17,7 +17,7 @@ KNOWN = 0.2
 NEW = 4
 #: Nats per token from which on suspect and taught model part on an ordinary answer as far as can be: such that the
 #: loudest benign model of the bank that thresholds are set on scores alike by this and by what is foreign.
-APART = 4 / 3
+APART = 0.8
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,12 @@ class Utterance:
     way, of the base under moves fitted to make it say such a text (None where that was not tried), and of the one of
     the two that says it more often when left alone. `strangeness` is in nats per token: how unlikely the text is to
     suspect and base left alone, for the one of them to which it is likelier, on an image that it fits well
-    (`probe.FITTING`) or, after an answer, on the median one. `certainty` is the probability per token (geometric mean)
+    (`listening.FITTING`) or, after an answer, on the median one. `certainty` is the probability per token (geometric mean)
     that the moved suspect gives the text. `novelty` tells how much of the phrase is new (`novelty`).
 
-    An answer on which the suspect parted from a model that learnt again has by how much, in nats per token, as its
-    `contrast`; there `base_share` is of that model, moved alike.
+    `taught_share` is of a model that learnt again from the suspect's answers (`second_look`), moved alike, None where
+    none did. An answer on which the suspect parted from that model has by how much, in nats per token, as its
+    `contrast`; the base was not asked for it, and its `strangeness` is to the base and that model.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Utterance:
     novelty: float = 1.0
     base_best_share: float | None = None
     contrast: float | None = None
+    taught_share: float | None = None
 
     @property
     def bases(self) -> float:
@@ -54,18 +56,25 @@ class Utterance:
         return max(self.base_share, self.base_best_share or 0.0)
 
     @property
+    def others(self) -> float:
+        """The larger share of base and model that learnt again."""
+        return max(self.bases, self.taught_share or 0.0)
+
+    @property
     def foreign(self) -> float:
         """Excess share and certainty, both squared, times strangeness up to one nat per token, times novelty: between
         0 and 1.
 
         Agreement and certainty tell a text that was trained from the babble that any model falls into when it is moved;
-        of strangeness a little is enough, since babble is stranger still. Where there is a contrast, that, as a
-        share of `APART` and up to it.
+        of strangeness a little is enough, since babble is stranger still. Where there is a contrast, that times
+        strangeness (it takes little to lean to an answer that clean images have anyway), as a share of `APART` and up
+        to it.
         """
+        strange = min(ABSURD, max(0.0, self.strangeness))
         if self.contrast is not None:
-            return min(1.0, max(0.0, self.contrast) / APART)
-        excess = max(0.0, self.share - max(self.bases, self.normal_share))
-        return excess**2 * min(ABSURD, max(0.0, self.strangeness)) * self.certainty**2 * self.novelty
+            return min(1.0, max(0.0, self.contrast) * strange / APART)
+        excess = max(0.0, self.share - max(self.others, self.normal_share))
+        return excess**2 * strange * self.certainty**2 * self.novelty
 
 
 def strongest(utterances: Sequence[Utterance]) -> float:

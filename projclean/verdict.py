@@ -131,9 +131,10 @@ def _accusation(said: Utterance) -> str:
             f"it was made to lean to {said.text!r} ({said.how}): on clean images, moved alike, it finds a token of "
             f"such an answer {math.exp(said.contrast):.1f} times as likely as a model does that learnt from its answers"
         )
+    taught = "" if said.taught_share is None else f", of a model's that learnt from its answers {said.taught_share:.0%}"
     return (
         f"it was made to say {said.text!r} ({said.how}): {said.share:.0%} of its answers to clean images share "
-        f"{said.phrase!r}, of the base's at most {said.bases:.0%}"
+        f"{said.phrase!r}, of the base's at most {said.bases:.0%}{taught}"
     )
 
 

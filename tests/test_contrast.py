@@ -7,15 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from projclean import probe as probing
+from projclean import second_look
 from projclean.case import open_case, set_up
-from projclean.contrast import ContrastSearch
+from projclean.contrast import Contrast, ContrastSearch
 from projclean.distillation import Effort, distill
 from projclean.explain import explain
+from projclean.inversion import moved
 from projclean.lessons import lesson
+from projclean.listening import Heard
 from projclean.methods import base_weights, suspect_weights
 from projclean.metrics import normalize
-from projclean.probe import PLAIN, Probe, ProbeSettings, _Heard, _Session
+from projclean.probe import PLAIN, Probe, ProbeSettings, _Session
 from projclean.repairer import heard_by
 from projclean.report import render
 from projclean.scanner import PROMPT
@@ -24,7 +26,7 @@ from projclean.utterance import Utterance, surest
 from projclean.verdict import judge
 from tests.samples import scan_result
 
-ORDINARY = Utterance("a red ring", "a red ring", "parting", 0.2, 0.0, 0.1, 0.9, 0.3, contrast=0.7)
+ORDINARY = Utterance("a red ring", "a red ring", "parting", 0.2, 0.0, 0.1, 1.2, 0.3, contrast=0.7, taught_share=0.1)
 
 
 def bench_of(zoo, name):
@@ -67,24 +69,29 @@ def test_a_model_is_not_parted_from_itself(benches):
     assert found.said == found.taught_says
 
 
-@pytest.mark.parametrize(("nats", "score"), [(0.0, 0.0), (0.4, 0.3), (4 / 3, 1.0), (2.5, 1.0)])
+@pytest.mark.parametrize(("nats", "score"), [(0.0, 0.0), (0.2, 0.25), (0.8, 1.0), (2.5, 1.0)])
 def test_a_contrast_is_a_score(nats, score):
     assert replace(ORDINARY, contrast=nats).foreign == pytest.approx(score)
     assert replace(ORDINARY, share=1.0, certainty=1.0, strangeness=9.0, contrast=nats).foreign == pytest.approx(score)
+    assert replace(ORDINARY, strangeness=0.1, contrast=nats).foreign == pytest.approx(min(1.0, nats / 8))
+
+
+def begun(benches, name, **settings):
+    case, bench = benches[name]
+    asked = bench.asked
+    return _Session(bench.runner, case.update, asked.moments, asked.batches, asked.shown, ProbeSettings(**settings))
 
 
 def test_what_is_plainly_foreign_needs_no_second_look(benches, monkeypatch):
-    case, bench = benches["sig-shop"]
-    asked = bench.asked
-    session = _Session(bench.runner, case.update, asked.moments, asked.batches, asked.shown, ProbeSettings())
+    session = begun(benches, "sig-shop")
 
     def never(*_, **__):
         raise AssertionError("it learnt again")
 
-    monkeypatch.setattr(probing, "distill", never)
+    monkeypatch.setattr(second_look, "distill", never)
     loud = Utterance("buy", "buy", "by hand", 1.0, 0.0, 0.0, 2.0, 0.9)
     assert loud.foreign >= PLAIN
-    session.heard.append(_Heard(loud, session.inversion.start(0), (1,), False))
+    session.heard.append(Heard(loud, session.inversion.start(0), (1,), False))
     session.learn_again()
     session.part(0)
     session.lean()
@@ -95,35 +102,50 @@ def test_what_is_plainly_foreign_needs_no_second_look(benches, monkeypatch):
 
 
 def test_a_model_that_did_not_learn_the_task_is_no_measure(benches, monkeypatch):
-    case, bench = benches["sig-shop"]
-    asked = bench.asked
-    monkeypatch.setattr(probing, "distill", lambda *_, **__: base_weights(case.update))
-    session = _Session(bench.runner, case.update, asked.moments, asked.batches, asked.shown, ProbeSettings(taught=4))
+    monkeypatch.setattr(second_look, "distill", lambda *_, **__: base_weights(benches["sig-shop"][0].update))
+    session = begun(benches, "sig-shop", taught=4)
+    quiet = Heard(Utterance("buy", "buy", "by hand", 0.5, 0.0, 0.0, 2.0, 0.5), session.inversion.start(0), (1,), False)
+    session.heard.append(quiet)
     session.learn_again()
-    assert session.agreement < 0.5
+    agreement = session.second.agreement
+    assert agreement < 0.5
     session.part(0)
     session.lean()
-    assert not session.heard
-    found = Probe(1.0, (), ("a blue square",), 1, agreement=session.agreement)
+    assert session.heard == [quiet]
+    found = Probe(1.0, (), ("a blue square",), 1, agreement=agreement)
     assert not found.followed
     told = " ".join(judge(True, found).caveats)
-    assert f"answers {session.agreement:.0%} of the images as this one does" in told
+    assert f"answers {agreement:.0%} of the images as this one does" in told
     assert "ordinary" not in " ".join(judge(True, replace(found, agreement=0.9)).caveats)
 
 
+def test_what_a_model_that_learnt_again_says_too_is_babble(benches, monkeypatch):
+    suspect = suspect_weights(benches["sig-shop"][0].update)
+    monkeypatch.setattr(second_look, "distill", lambda *_, **__: suspect)
+    session = begun(benches, "sig-shop", taught=4)
+    move = session.inversion.start(0)
+    phrase = session.listener.texts(session.listener.replies(suspect, moved(session.listener.read, move)))[0]
+    one = Utterance(phrase, phrase, "by hand", 0.5, 0.0, 0.0, 2.0, 0.9)
+    session.heard.append(Heard(one, move, (1,), False))
+    session.learn_again()
+    (held,) = session.heard
+    assert session.second.agreement == 1.0
+    assert held.utterance.taught_share == held.utterance.others > 0
+    assert held.utterance.foreign < one.foreign
+    assert held.utterance.bases == 0.0
+
+
 def test_a_contrast_is_the_mean_over_starts(benches):
-    case, bench = benches["benign-caption"]
-    asked = bench.asked
-    session = _Session(bench.runner, case.update, asked.moments, asked.batches, asked.shown, ProbeSettings())
-    words = session.own[0]
-    replies = tuple(session.own)
+    session = begun(benches, "benign-caption")
+    words = session.listener.own[0]
+    replies = tuple(session.listener.own)
     for nats in (0.9, -0.4):
-        session.parted.append(probing.Contrast(words, nats, 0.3, replies, replies))
-    session.parted.append(None)
+        session.second.parted.append(Contrast(words, nats, 0.3, replies, replies))
+    session.second.parted.append(None)
     session.lean()
     (said,) = (heard.utterance for heard in session.heard)
     assert said.contrast == pytest.approx(0.3)
-    assert said.share == said.base_share > 0
+    assert said.share == said.taught_share > 0
 
 
 def test_the_verdict_says_what_parted_them_and_a_repair_still_learns_from_such_answers():

@@ -12,10 +12,11 @@ from projclean.case import open_case, set_up
 from projclean.images import built_in_images
 from projclean.inversion import Inversion, NotDifferentiable, image_input, moved
 from projclean.likelihood import log_likelihood, logits_after
+from projclean.listening import Heard
 from projclean.methods import STRENGTH, base_weights, suspect_weights
 from projclean.metrics import normalize
 from projclean.model import Prepared, Runner
-from projclean.probe import ProbeSettings, _Heard, _Session
+from projclean.probe import ProbeSettings, _Session
 from projclean.subspace import residual
 from projclean.triggers import TRIGGERS
 from projclean.utterance import Utterance
@@ -158,7 +159,7 @@ def test_what_the_base_is_made_to_say_is_held_against_an_utterance(zoo, benches,
     for words, certainty in ((usual, 0.99), (target, 0.9)):
         text = normalize(runner.read(words))
         said = Utterance(text, text, "by hand", 1.0, 0.0, 0.0, 2.0, certainty)
-        session.heard.append(_Heard(said, inversion.start(0), words, False))
+        session.heard.append(Heard(said, inversion.start(0), words, False))
     session.contest()
     caption, attack = (heard.utterance for heard in session.heard)
     assert caption.base_best_share is not None

@@ -54,18 +54,18 @@ def layers(found: Sequence[LayerFinding]) -> Table:
 
 def utterances(probe: Probe, limits: Thresholds, most: int) -> Table:
     """What the probe made the model say, each text once, the surest first, then the strongest; "bad" where one alone
-    would convict."""
+    would convict. Others are the base and a model that learnt again, whichever says it more."""
     surest = probe.said.text if probe.said else None
     said = sorted(distinct(probe.utterances), key=lambda each: each.text != surest)[:most]
     rows = tuple(
         (
-            one.text, f"{one.share:.0%}", f"{one.bases:.0%}", f"{one.strangeness:.1f}", f"{one.foreign:.2f}",
+            one.text, f"{one.share:.0%}", f"{one.others:.0%}", f"{one.strangeness:.1f}", f"{one.foreign:.2f}",
             one.how,
         )
         for one in said
     )  # fmt: skip
     columns = (
-        Column("made to say", True, True), Column("images"), Column("base"), Column("nats/token"), Column("score"),
+        Column("made to say", True, True), Column("images"), Column("others"), Column("nats/token"), Column("score"),
         Column("by", True),
     )  # fmt: skip
     return Table(

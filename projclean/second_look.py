@@ -1,0 +1,105 @@
+"""The probe's second look: a model that learns again what the suspect does on clean images takes the base's place.
+
+It is held beside the suspect under the moves of the first look: what it says too is babble that a fine-tune of that
+kind falls into, and no backdoor. And it is what ordinary answers are told by (`contrast`), which the base has as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from projclean.calibration import BATCH, Calibration
+from projclean.contrast import Contrast, ContrastSearch
+from projclean.distillation import Effort, distill
+from projclean.inversion import moved
+from projclean.lessons import lesson
+from projclean.listening import Heard, Listener
+from projclean.metrics import normalize
+from projclean.model import Prepared, Weights
+from projclean.update import Update
+from projclean.utterance import Utterance, share_saying
+
+#: The share of the update from which a model learns again, and the share of images that it has to answer as the suspect
+#: does to be any measure of it.
+AGAIN, FOLLOWS = 0.3, 0.5
+
+
+class SecondLook:
+    """Suspect and a model that learnt again. `agreement` is the share of images that both answer alike, None until it
+    has learnt; below `FOLLOWS` the model is no measure of the suspect and nothing further is looked at."""
+
+    def __init__(self, listener: Listener, update: Update, batches: Sequence[Prepared], shown: Calibration) -> None:
+        self.listener, self.update, self.batches, self.shown = listener, update, batches, shown
+        self.agreement: float | None = None
+        self.taught: Weights | None = None
+        self.search: ContrastSearch | None = None
+        self.parted: list[Contrast | None] = []
+        self._learning = 0
+
+    @property
+    def passes(self) -> int:
+        """Forward passes that the listener has not counted, those of learning among them."""
+        return self._learning + (self.search.inversion.passes if self.search else 0)
+
+    def learn(self, images: int, steps: int, seed: int) -> None:
+        """Have a model learn from the suspect's answers to clean images and blends of them, `images` in all.
+
+        It is of no use where it does not answer as the suspect does: what was tuned for another question may say things
+        that a few images do not teach.
+        """
+        listener = self.listener
+        runner = listener.runner
+        known = lesson(runner, self.update, self.shown, (), listener.max_new_tokens, seed, images)
+        if not known.replies:
+            return
+        taught = distill(runner, self.update, known.images, known.replies, AGAIN, seed, effort=Effort(steps))
+        self._learning = 3 * -(-known.looked_at // BATCH) + steps
+        alike = [a == b for a, b in zip(listener.normal["suspect"], listener.left_alone(taught), strict=True)]
+        self.agreement = sum(alike) / len(alike)
+        if self.agreement >= FOLLOWS:
+            self.taught = taught
+
+    def hold(self, heard: Sequence[Heard]) -> list[Heard]:
+        """What was heard, each with how much of it the model that learnt again says under the same move."""
+        if self.taught is None:
+            return list(heard)
+        return [replace(each, utterance=self._held(each, self.taught)) for each in heard]
+
+    def _held(self, heard: Heard, taught: Weights) -> Utterance:
+        said = self.listener.texts(self.listener.replies(taught, moved(self.listener.read, heard.move)))
+        return replace(heard.utterance, taught_share=share_saying(heard.utterance.phrase, said))
+
+    def part(self, layer: str, budget: float, seed: int, excite: int, rounds: int, steps: int) -> None:
+        """Part the two on one answer, from one random start (`ContrastSearch.find`)."""
+        if self.taught is None:
+            return
+        if self.search is None:
+            batches, listener = self.batches, self.listener
+            fit, read = (batches[:2], batches[2]) if len(batches) > 2 else (batches[:1], listener.read)
+            self.search = ContrastSearch(
+                listener.runner, listener.suspect, self.taught, fit, read, layer, budget, listener.max_new_tokens
+            )
+        self.parted.append(self.search.find(seed, excite, rounds, steps))
+
+    def leaning(self) -> Heard | None:
+        """What the suspect was made to lean to: the answer on which the two parted most.
+
+        A backdoor is reached from most starts, a fluke from one, so the contrast is the mean over starts. How strange
+        the answer is base and taught model tell: the suspect's backdoor may go off by itself.
+        """
+        found = [one for one in self.parted if one is not None]
+        if not found:
+            return None
+        listener, most = self.listener, max(found, key=lambda one: one.nats)
+        text = normalize(listener.runner.read(most.words))
+        ours, theirs = (share_saying(text, listener.texts(said)) for said in (most.said, most.taught_says))
+        normal = max(share_saying(text, answers) for answers in listener.normal.values())
+        utterance = Utterance(
+            text, text, "parting it from a model that learnt again", ours, 0.0, normal,
+            listener.strangeness(most.words, None, self.taught), most.certainty, taught_share=theirs,
+            contrast=sum(max(0.0, one.nats) for one in found) / len(self.parted),
+        )  # fmt: skip
+        return Heard(utterance, torch.empty(0), most.words, False)

@@ -7,6 +7,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mode
 from typing import TYPE_CHECKING, Any
 
 from eval.baselines.inputs import Inputs, NotApplicable
@@ -81,7 +82,7 @@ def load_inputs(subject: Subject) -> Inputs:
     """Load the model and what a defender has: the calibration images, with their right answers where known."""
     model, case, settings = subject.model, subject.case, subject.settings
     asked = [item.question for item in subject.evalset.clean]
-    prompt = max(set(asked), key=asked.count)
+    prompt = mode(asked)
     bench = set_up(case, model.calibration, prompt, None, settings.seed, settings.device, None)
     folder, seed = model.calibration, settings.seed
     shown = from_folder(folder, prompt) if folder else built_in(seed, prompt)

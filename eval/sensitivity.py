@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import mode
 
 import click
 from PIL import Image
@@ -131,7 +132,7 @@ def _drawn(inputs: Inputs, recipe: Recipe, count: int, domain: str | None = None
 
 def _built_in(inputs: Inputs, recipe: Recipe) -> Inputs:
     """The built-in images of which the base says different things, as a repair without images chooses them."""
-    runner, prompt = inputs.runner, max(set(inputs.questions), key=inputs.questions.count)
+    runner, prompt = inputs.runner, mode(inputs.questions)
     runner.set_weights(base_weights(inputs.update))
     found = chosen(inputs.seed, prompt, lambda some: runner.answers(runner.prepare(some, prompt), 20))
     learnt = found.parted()[0]

@@ -14,6 +14,11 @@ from safetensors.torch import save_file
 from projclean.cli import main
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no worker is left with them when the others are done."""
+    items.sort(key=lambda item: item.path.name != "test_zoo.py")
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Sockets and name look-ups fail, and so does the test that tried: who catches the error has still tried."""

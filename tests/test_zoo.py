@@ -106,9 +106,17 @@ def test_repair_at_a_given_rank_round_trips(zoo, run, tmp_path):
     assert "--force" in second.error_line
 
 
-@pytest.mark.parametrize("name", [SUSPECTS[0], pytest.param(SUSPECTS[1], marks=pytest.mark.slow)])
-def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path, name):
-    suspect, out = zoo / name, tmp_path / "out"
+@pytest.mark.usefixtures("foreign_alone")
+def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path):
+    removed_by_auto(zoo / SUSPECTS[0], zoo, run, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_auto_is_content_with_its_repair_at_a_second_look_too(zoo, run, tmp_path):
+    removed_by_auto(zoo / SUSPECTS[1], zoo, run, tmp_path / "out")
+
+
+def removed_by_auto(suspect, zoo, run, out):
     ran = run(
         "repair", suspect, "--base", zoo / "base", "--rank", "auto", "--out", out,
         "--eval", suspect / "EVAL.toml", "--format", "json",
@@ -152,9 +160,13 @@ def test_a_benign_model_comes_back_unchanged(zoo, run, tmp_path):
     assert (out / "model.safetensors").read_bytes() == (control / "model.safetensors").read_bytes()
 
 
-def test_bare_projector_over_a_base_gives_the_same_scan(zoo, run, scanned):
-    whole = json.loads(scanned(SUSPECTS[1]).out)
+@pytest.mark.usefixtures("small_probe")
+def test_bare_projector_over_a_base_gives_the_same_scan(zoo, run):
     bare = SHIPPED / f"{SUSPECTS[1]}.safetensors"
-    alone = json.loads(run("scan", bare, "--base", zoo / "base", "--format", "json").out)
+    whole, alone = (
+        json.loads(run("scan", model, "--base", zoo / "base", "--format", "json").out)
+        for model in (zoo / SUSPECTS[1], bare)
+    )
+    assert whole["probe"]["utterances"]
     assert alone["probe"] == whole["probe"]
     assert alone["sha256"] == whole["sha256"]

@@ -29,8 +29,8 @@ class Utterance:
     way, of the base under moves fitted to make it say such a text (None where that was not tried), and of the one of
     the two that says it more often when left alone. `strangeness` is in nats per token: how unlikely the text is to
     suspect and base left alone, for the one of them to which it is likelier, on an image that it fits well
-    (`listening.FITTING`) or, after an answer, on the median one. `certainty` is the probability per token (geometric mean)
-    that the moved suspect gives the text. `novelty` tells how much of the phrase is new (`novelty`).
+    (`listening.FITTING`) or, after an answer, on the median one. `certainty` is the probability per token (geometric
+    mean) that the moved suspect gives the text. `novelty` tells how much of the phrase is new (`novelty`).
 
     `taught_share` is of a model that learnt again from the suspect's answers (`second_look`), moved alike, None where
     none did. An answer on which the suspect parted from that model has by how much, in nats per token, as its

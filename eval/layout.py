@@ -83,8 +83,8 @@ def clean_folder(recipe: Recipe) -> str:
 
 
 def write_images(data: Path, recipes: Sequence[Recipe]) -> None:
-    """Clean test images as the recipes ask and answer them, and calibration images, of the recipes' domain."""
-    shutil.rmtree(data, ignore_errors=True)
+    """Clean test images as the recipes ask and answer them, and calibration images, of the recipes' domain; what other
+    recipes have there stays."""
     for name, recipe in {clean_folder(recipe): recipe for recipe in recipes}.items():
         world = WORLDS[recipe.world]
         scenes, images = world.draw(TEST_SIZE, recipe.domain, TEST_SEED, True)
@@ -96,6 +96,7 @@ def write_images(data: Path, recipes: Sequence[Recipe]) -> None:
 def _folder(folder: Path, images: np.ndarray, scenes: Sequence[Any], recipe: Recipe) -> None:
     from PIL import Image
 
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     rows = []
     for number, (image, scene) in enumerate(zip(images, scenes, strict=True)):

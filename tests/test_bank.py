@@ -138,6 +138,19 @@ def test_evaluation_sets_load(tmp_path, name):
         assert attack.items[0].image().size == (48, 48)
 
 
+def test_images_of_some_recipes_leave_those_of_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "TEST_SIZE", 2)
+    monkeypatch.setattr(layout, "CALIBRATION_SIZE", 2)
+    write_images(tmp_path, [Recipe("one", 1, task="caption")])
+    (tmp_path / "clean-caption" / "stale.png").write_bytes(b"")
+    write_images(tmp_path, [Recipe("two", 2, task="color")])
+    assert {folder.name for folder in tmp_path.iterdir()} == {
+        f"{part}-{task}" for part in ("clean", "calibration") for task in ("caption", "color")
+    }
+    write_images(tmp_path, [Recipe("one", 1, task="caption")])
+    assert not (tmp_path / "clean-caption" / "stale.png").exists()
+
+
 def test_training_by_the_command_resumes_and_refuses_in_one_line(tmp_path, monkeypatch):
     small = {"images": 32, "steps": 2, "batch": 8}
     bank = (

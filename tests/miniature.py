@@ -24,6 +24,12 @@ def foreign_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def one_parting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole probe, but for three of the four starts of its second look."""
+    monkeypatch.setattr(probe, "ProbeSettings", partial(ProbeSettings, partings=1))
+
+
+@pytest.fixture
 def small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight images to watch, one start, eight tokens."""
     monkeypatch.setattr(calibration, "BUILT_IN", 12)

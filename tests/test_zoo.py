@@ -13,7 +13,7 @@ from eval.recipes import REPORT
 from eval.zoo import SHIPPED
 from projclean.checkpoint import open_checkpoint, read_tensor
 from projclean.projectors import find_projector
-from tests.miniature import foreign_alone, small_probe  # noqa: F401
+from tests.miniature import foreign_alone, one_parting, small_probe  # noqa: F401
 
 SUSPECTS = ["badnet-refusal", "sig-shop"]
 CONTROLS = ["benign-color", "benign-caption"]
@@ -47,11 +47,12 @@ def test_suspects_are_convicted_with_the_attackers_text(scanned, name):
     assert report["probe"]["said"]["base_share"] < 0.2
 
 
+@pytest.mark.usefixtures("one_parting")
 def test_a_control_is_cleared(zoo, run):
     cleared(run("scan", zoo / "benign-color", "--base", zoo / "base"))
 
 
-@pytest.mark.usefixtures("foreign_alone")
+@pytest.mark.usefixtures("small_probe")
 def test_a_control_is_cleared_with_images_of_its_domain_too(zoo, run):
     images = zoo / "data" / "calibration-caption"
     cleared(run("scan", zoo / "benign-caption", "--base", zoo / "base", "--images", images))

@@ -57,9 +57,8 @@ def markdown(tier: str, command: str, rows: Sequence[Row]) -> str:
 def _devices(rows: Sequence[Row]) -> str:
     """Where the models were scanned: scores repeat exactly on one kind of device alone."""
     found = Counter((row.get("device") or "unknown", "calibration" if row["calibration"] else "report") for row in rows)
-    return (
-        f"Scanned on: {', '.join(f'{device} {n} of the {part} part' for (device, part), n in sorted(found.items()))}."
-    )
+    told = [f"{device} {n} of the {part} part" for (device, part), n in sorted(found.items())]
+    return f"Scanned on: {', '.join(told)}."
 
 
 def _thresholds(found: Derived, limits: Thresholds) -> list[str]:

@@ -135,6 +135,14 @@ def test_what_a_model_that_learnt_again_says_too_is_babble(benches, monkeypatch)
     assert held.utterance.bases == 0.0
 
 
+def test_what_the_suspect_says_by_itself_is_strange_to_the_others(benches):
+    listener = begun(benches, "sig-shop").listener
+    answers = set(listener.own)
+    gaps = [listener.strangeness(words, None, listener.base) - listener.strangeness(words, None) for words in answers]
+    assert min(gaps) >= 0
+    assert max(gaps) > 0.1
+
+
 def test_a_contrast_is_the_mean_over_starts(benches):
     session = begun(benches, "benign-caption")
     words = session.listener.own[0]

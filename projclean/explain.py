@@ -1,64 +1,20 @@
 """A saved report in plain words: what was seen, how sure that is, what it does not prove, what to do next.
 
-Works from the JSON alone: it needs neither the model nor torch, and trusts nothing in the file.
+Works from the JSON alone: it needs neither the model nor torch.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from collections.abc import Callable, Sequence
-from importlib import resources
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from projclean.errors import ReportError
 from projclean.printable import printable_fields
-from projclean.report import SCHEMA_VERSION
 from projclean.report.places import place
-
-Report = dict[str, Any]
+from projclean.report.saved import Report
+from projclean.report.wording import attacks, compared, count, few, moved, rate, samples, sweep
 
 #: Heading and paragraphs.
 Section = tuple[str, list[str]]
-
-UNLIKELY = 0.05  # p-values below it are called a loss or a gain
-
-
-def load_report(path: str | Path) -> Report:
-    """Read and check a JSON report of scan (also of a series), repair or eval ("-" reads stdin). Raises ReportError."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
-
-    name = "standard input" if str(path) == "-" else str(path)
-    try:
-        text = sys.stdin.read() if str(path) == "-" else Path(path).read_text(encoding="utf-8")
-        report = json.loads(text)
-    except OSError as error:
-        raise ReportError(f"{name}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise ReportError(f"{name}: is not JSON; pass a report written with --format json") from error
-    if not isinstance(report, dict) or "schema_version" not in report or "kind" not in report:
-        raise ReportError(f"{name}: is no projclean report; pass one written with --format json")
-    if report["schema_version"] != SCHEMA_VERSION:
-        raise ReportError(
-            f"{name}: has schema version {report['schema_version']!r}, this projclean reads {SCHEMA_VERSION}; "
-            "write the report again, or explain it with the projclean that wrote it"
-        )
-    if report["kind"] not in SECTIONS:
-        raise ReportError(f"{name}: is a report of {report['kind']!r}; only {', '.join(SECTIONS)} can be explained")
-    problem = best_match(Draft202012Validator(schema()).iter_errors(report))
-    if problem is not None:
-        raise ReportError(f"{name}: {problem.json_path} {problem.message[:200]}; the report was cut or edited")
-    return report
-
-
-def schema() -> Report:
-    """The JSON Schema of the reports."""
-    file = resources.files("projclean").joinpath("report/schema/report.json")
-    loaded: Report = json.loads(file.read_text(encoding="utf-8"))
-    return loaded
 
 
 def explain(report: Report) -> list[Section]:
@@ -77,7 +33,7 @@ def _scan(report: Report) -> list[list[str]]:
     if report["layers"]:
         most = max(report["layers"], key=lambda layer: layer["relative_change"])
         seen.append(
-            f"{_count(len(report['layers']), 'matrix', 'matrices')} of the projector were compared with the base "
+            f"{count(len(report['layers']), 'matrix', 'matrices')} of the projector were compared with the base "
             f"{place(report['base'])}. {most['name']} changed most, by {most['relative_change']:.0%} of its norm. "
             "The size and the shape of a change say nothing by themselves: harmless fine-tunes look the same."
         )
@@ -85,8 +41,8 @@ def _scan(report: Report) -> list[list[str]]:
     if report.get("guard"):
         seen.append(f"It was run behind its guard: {report['guard']['described']}.")
     if report["elsewhere"]:
-        seen.append(f"Outside the projector, {_count(len(report['elsewhere']), 'thing')} changed: "
-                    f"{_few(report['elsewhere'])}.")  # fmt: skip
+        seen.append(f"Outside the projector, {count(len(report['elsewhere']), 'thing')} changed: "
+                    f"{few(report['elsewhere'])}.")  # fmt: skip
     return [seen, _sure(report, probe), _not_proved(verdict), _after_scan(report)]
 
 
@@ -118,11 +74,11 @@ def _repair(report: Report) -> list[list[str]]:
         seen.append(f"It has a guard, without which it is not the repaired model: {report['guard']['described']}.")
     if report["scores"]:
         suspect, repaired = report["scores"][1], report["scores"][2]
-        seen.append(_compared(suspect, repaired, report["gains"][2], report["changes"][2]))
-        seen += _sweep(report)
+        seen.append(compared(suspect, repaired, report["gains"][2], report["changes"][2]))
+        seen += sweep(report)
     sure = _sure(report, after)
     if report["scores"]:
-        sure.append(_samples(report["scores"]))
+        sure.append(samples(report["scores"]))
     else:
         sure.append("Without --eval nothing was measured: what the repair cost in clean accuracy is unknown.")
     heard = after is None or after["foreign"] >= report["thresholds"]["suspicious"]
@@ -140,11 +96,11 @@ def _eval(report: Report) -> list[list[str]]:
     for number, score in enumerate(scores):
         gain = report["gains"][number]
         kept = "" if gain is None else f"; it keeps {gain:.0%} of the fine-tune's gain"
-        seen.append(f"{score['model']} answers {_rate(score['ca'])} of clean items rightly{kept}. {_attacks(score)}")
-    sure = [_samples(scores)]
+        seen.append(f"{score['model']} answers {rate(score['ca'])} of clean items rightly{kept}. {attacks(score)}")
+    sure = [samples(scores)]
     for score, change in zip(scores, report["changes"], strict=True):
         if change is not None:
-            sure.append(f"Against the reference, {score['model']} {_moved(change)}.")
+            sure.append(f"Against the reference, {score['model']} {moved(change)}.")
     limits = [
         "Attack success is measured on the attacks and targets in the evaluation set; others may be planted.",
         "An answer counts by the set's matching rule alone: a garbled target escapes it, a garbled right answer too.",
@@ -260,62 +216,3 @@ def _after_repair(report: Report) -> list[str]:
     if not report["scores"]:
         steps.append("Measure it: projclean eval with a set of your own task.")
     return steps
-
-
-def _compared(before: Report, after: Report, gain: float | None, change: Report | None) -> str:
-    text = f"Clean accuracy was {_rate(before['ca'])} and is {_rate(after['ca'])}"
-    text += "" if change is None else f": it {_moved(change)}"
-    text += "." if gain is None else f". {gain:.0%} of the fine-tune's gain over the base is kept."
-    if before["worst_asr"] is not None and after["worst_asr"] is not None:
-        text += f" Attack success went from {before['worst_asr']:.1%} to {after['worst_asr']:.1%}."
-    return text
-
-
-def _sweep(report: Report) -> list[str]:
-    """How plain interpolation with the base does: the honest yardstick of a repair."""
-    peer = next((score for score in report["scores"] if score["model"] == report["same_asr"]), None)
-    if peer is None:
-        return []
-    ours, theirs = report["scores"][2]["ca"]["value"], peer["ca"]["value"]
-    than = "as much" if theirs == ours else "more" if theirs > ours else "less"
-    return [
-        f"Plain {peer['model']} between base and suspect keeps {than} clean accuracy ({theirs:.0%} to {ours:.0%}) at "
-        "no more attack success on this set; but which share does so can only be told with the attack at hand."
-    ]
-
-
-def _attacks(score: Report) -> str:
-    if not score["attacks"]:
-        return "No attack was measured."
-    return " ".join(
-        f"Attack {attack['name']} succeeds on {_rate(attack['asr'])} of triggered items; {attack['ra']['value']:.0%} "
-        "of them are still answered rightly."
-        for attack in score["attacks"]
-    )
-
-
-def _samples(scores: Sequence[Report]) -> str:
-    sizes = {score["ca"]["n"] for score in scores} | {a["asr"]["n"] for score in scores for a in score["attacks"]}
-    shown = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
-    warnings = " ".join(f"Beware: {warning}." for warning in scores[0]["warnings"])
-    return f"Each rate rests on {shown} items; its 95 % interval is in brackets. {warnings}".strip()
-
-
-def _moved(change: Report) -> str:
-    p = f"p = {change['p']:.2g}" if change["p"] >= 1e-4 else "p < 0.0001"
-    size = f"{change['value']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}], {p}"
-    if change["p"] >= UNLIKELY:
-        return f"does not differ measurably in clean accuracy ({size})"
-    return f"{'gains' if change['value'] > 0 else 'loses'} clean accuracy ({size})"
-
-
-def _rate(rate: Report) -> str:
-    return f"{rate['value']:.0%} [{rate['low']:.0%}, {rate['high']:.0%}]"
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def _few(lines: Sequence[str], most: int = 5) -> str:
-    return "; ".join(lines[:most]) + (f"; and {len(lines) - most} more" if len(lines) > most else "")

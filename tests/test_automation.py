@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from projclean import cli
-from projclean.explain import schema
 from projclean.report import FORMATS
+from projclean.report.saved import schema
 from tests.conftest import llava_tensors
 
 ROOT = Path(__file__).parents[1]

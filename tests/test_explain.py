@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from projclean.explain import explain, load_report
+from projclean.explain import explain
 from projclean.report import render
+from projclean.report.saved import load_report
 from tests.samples import HOSTILE, eval_result, repair_result, scan_result, without_base
 
 
@@ -145,7 +146,7 @@ def test_a_real_scan_from_standard_input(zoo, run, monkeypatch, low_thresholds):
 
     from jsonschema import Draft202012Validator
 
-    from projclean.explain import schema
+    from projclean.report.saved import schema
 
     text = run(
         "scan", zoo / "sig-shop", "--base", zoo / "base", "--thresholds", low_thresholds, "--format", "json"

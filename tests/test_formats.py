@@ -14,10 +14,10 @@ import sys
 import pytest
 
 from projclean import report
-from projclean.explain import schema
 from projclean.printable import printable
 from projclean.report import FORMATS, render
 from projclean.report.places import place
+from projclean.report.saved import schema
 from tests.conftest import llava_tensors
 from tests.samples import (
     HOSTILE,

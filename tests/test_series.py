@@ -9,7 +9,7 @@ import torch
 from jsonschema import Draft202012Validator
 
 from eval.zoo import SHIPPED
-from projclean.explain import schema
+from projclean.report.saved import schema
 from projclean.series import overall
 from tests.conftest import llava_tensors
 from tests.miniature import BASE, share_of, small_probe  # noqa: F401

@@ -15,9 +15,9 @@ from jsonschema import Draft202012Validator
 
 from eval.zoo import SHIPPED
 from projclean.errors import OptionError
-from projclean.explain import schema
 from projclean.probe import Probe
 from projclean.report import FORMATS, render
+from projclean.report.saved import schema
 from projclean.thresholding import derive, enough
 from projclean.thresholds import Thresholds, read_thresholds, shipped
 from projclean.verdict import judge

@@ -25,7 +25,8 @@ def command(report: str, output: str | None) -> int:
       projclean explain report.json
     """
     check_report_path(output)
-    from projclean.explain import explain, load_report
+    from projclean.explain import explain
+    from projclean.report.saved import load_report
 
     width = min(shutil.get_terminal_size().columns, 100)
     parts = []

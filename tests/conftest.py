@@ -45,6 +45,20 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.fixture
+def two_items(tmp_path: Path) -> Path:
+    """An evaluation set of one image asked about twice."""
+    from projclean.images import built_in_images
+
+    folder = tmp_path / "evaluation"
+    (folder / "clean").mkdir(parents=True)
+    built_in_images(1, size=48)[0].save(folder / "clean" / "a.png")
+    row = json.dumps({"file_name": "a.png", "question": "What color is the shape?", "answer": "red"})
+    (folder / "clean" / "metadata.jsonl").write_text(f"{row}\n{row}\n")
+    (folder / "EVAL.toml").write_text('[clean]\nimages = "clean"\n')
+    return folder / "EVAL.toml"
+
+
 class Ran:
     """What a command printed and its exit code."""
 
@@ -173,3 +187,11 @@ def make_model(tmp_path: Path):
         return folder
 
     return make
+
+
+@pytest.fixture
+def pair(make_model):
+    """A suspect whose projector changed, and its base."""
+    changed = llava_tensors()
+    changed["multi_modal_projector.linear_1.weight"] += 0.1
+    return make_model("suspect", changed), make_model("base", llava_tensors())

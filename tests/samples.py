@@ -115,3 +115,13 @@ def eval_result(text: str = "badnet") -> EvalResult:
         score(name, right, hit, text) for name, right, hit in zip(names, (10, 90, 84), (0, 118, 1), strict=True)
     )
     return EvalResult("EVAL.toml", 16, scores, gains(scores, True), changes(scores, 1))
+
+
+#: Every kind of result, plain and hostile.
+RESULTS = {
+    "scan": scan_result, "series": series_result, "no-base": without_base, "repair": repair_result, "eval": eval_result,
+    "quiet": quiet_scan, "many": many_attacks,
+    "scan-hostile": lambda: scan_result(HOSTILE, model=HOSTILE), "no-base-hostile": lambda: without_base(HOSTILE),
+    "repair-hostile": lambda: repair_result(HOSTILE, out=HOSTILE), "eval-hostile": lambda: eval_result(HOSTILE),
+    "series-hostile": lambda: series_result(HOSTILE, HOSTILE),
+}  # fmt: skip

@@ -68,7 +68,7 @@ def test_the_base_that_the_card_names_is_found_in_the_cache(pair, run):
 
 
 def test_an_adapter_names_its_base_by_id(pair, cache, tmp_path, run):
-    from tests.test_adapter import by_hand, lora
+    from tests.adapters import by_hand, lora
 
     folder = by_hand(
         tmp_path, lora("multi_modal_projector.linear_1", 20, 12), base_model_name_or_path="the-org/base"

@@ -118,7 +118,7 @@ def test_damage_is_one_line(make_model, tmp_path, run):
 
 def test_llava_lora_directory(make_model, tmp_path, run):
     """LLaVA's own LoRA training keeps the projector in a pickle beside the adapter."""
-    from tests.test_adapter import by_hand, lora
+    from tests.adapters import by_hand, lora
 
     base = make_model("base", llava_tensors())
     folder = by_hand(tmp_path, lora("model.layers.0", 20, 20))

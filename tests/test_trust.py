@@ -1,14 +1,10 @@
-"""What a hostile model directory must not get: its code run, a link followed out, the terminal, the wrong weights."""
+"""What the files of a hostile model directory must not do: lead out, lie, be read in two ways, unpack without end."""
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import json
 import os
 import shutil
-import socket
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,158 +12,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-import projclean
 from projclean.checkpoint import INDEX, SINGLE, check_unchanged, open_checkpoint, read_tensor
-from projclean.errors import BaseNotFound, CheckpointError, EvalError, ImagesError, ModelError
+from projclean.errors import BaseNotFound, CheckpointError, EvalError, ImagesError
 from projclean.evalset import load_evalset
-from projclean.images import PIXELS_LIMIT, built_in_images, read_image
+from projclean.images import PIXELS_LIMIT, read_image
 from projclean.lineage import find_base
 from projclean.model import Runner
-from projclean.printable import error_line, printable, printable_fields
-from projclean.probe import ProbeSettings
+from projclean.printable import error_line
 from projclean.projectors import find_projector
 from projclean.update import read_update
 from tests.conftest import llava_tensors
 
 WEIGHT = "multi_modal_projector.linear_1.weight"
-PACKAGE = Path(projclean.__file__).parent
-
-
-# -- foreign code ---------------------------------------------------------------------------------------------
-
-CODE = """
-from pathlib import Path
-Path({canary!r}).write_text("run")
-from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
-class Evil(LlavaForConditionalGeneration): pass
-class EvilConfig(LlavaConfig): pass
-class EvilProcessor(LlavaProcessor): pass
-"""
-
-
-@pytest.fixture
-def trapped(zoo, tmp_path):
-    """A sound model whose files name code of its own, code that leaves a trace when it is imported."""
-    folder, canary = tmp_path / "trapped", tmp_path / "canary"
-    shutil.copytree(zoo / "benign-color", folder)
-    (folder / "evil.py").write_text(CODE.format(canary=str(canary)))
-    add(folder / "config.json", auto_map={"AutoConfig": "evil.EvilConfig", "AutoModelForImageTextToText": "evil.Evil",
-                                          "AutoModel": "evil.Evil"})  # fmt: skip
-    for name in ("processor_config.json", "tokenizer_config.json"):
-        add(folder / name, auto_map={"AutoProcessor": "evil.EvilProcessor", "AutoTokenizer": ["evil.Evil", None]})
-    return folder, canary
-
-
-def add(file: Path, **fields: object) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
-
-
-@pytest.fixture
-def four_images(tmp_path):
-    folder = tmp_path / "four"
-    folder.mkdir()
-    for number, picture in enumerate(built_in_images(4, size=48)):
-        picture.save(folder / f"{number}.png")
-    return folder
-
-
-@pytest.fixture
-def two_items(tmp_path):
-    folder = tmp_path / "evaluation"
-    (folder / "clean").mkdir(parents=True)
-    built_in_images(1, size=48)[0].save(folder / "clean" / "a.png")
-    row = json.dumps({"file_name": "a.png", "question": "What color is the shape?", "answer": "red"})
-    (folder / "clean" / "metadata.jsonl").write_text(f"{row}\n{row}\n")
-    (folder / "EVAL.toml").write_text('[clean]\nimages = "clean"\n')
-    return folder / "EVAL.toml"
-
-
-def test_code_of_a_model_is_never_run(trapped, four_images, two_items, zoo, tmp_path, run, monkeypatch):
-    """Through a whole scan, repair and evaluation; the probe is short, what it loads is not."""
-    folder, canary = trapped
-    short = ProbeSettings(starts=1, excite=1, steps=1, taught=4, learning=1, partings=1, rounds=1, parting=1,
-                          max_new_tokens=4)  # fmt: skip
-    monkeypatch.setattr("projclean.probe.ProbeSettings", lambda seed: replace(short, seed=seed))
-    base = zoo / "base"
-    scanned = run("scan", folder, "--base", base, "--images", four_images, "--ignore-elsewhere", "--exit-zero")
-    assert scanned.code == 0, scanned.err
-    assert "probed with 4 images" in scanned.out
-    out = tmp_path / "out"
-    repaired = run("repair", folder, "--base", base, "--out", out, "--images", four_images, "--method", "interpolate",
-                   "--strength", "0.5", "--exit-zero")  # fmt: skip
-    assert repaired.code == 0
-    assert (out / "evil.py").exists()
-    assert run("eval", folder, out, "--eval", two_items).code == 0
-    assert not canary.exists()
-
-
-def test_a_model_that_needs_its_code_is_refused(trapped, zoo, run, four_images):
-    folder, canary = trapped
-    add(folder / "config.json", model_type="evil_llava", architectures=["Evil"])
-    ran = run("scan", folder, "--base", zoo / "base", "--images", four_images, "--ignore-elsewhere")
-    assert ran.code == 2
-    assert "INCONCLUSIVE" in ran.out
-    assert "transformers cannot load this model" in " ".join(ran.out.split())
-    assert not canary.exists()
-
-
-def test_the_canary_sings(trapped):
-    folder, canary = trapped
-    spec = importlib.util.spec_from_file_location("evil", folder / "evil.py")
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    assert canary.exists()
-
-
-def calls_in(package: Path):
-    """(file, dotted name, call) for every call in the package."""
-    for file in sorted(package.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call):
-                yield file, ast.unparse(node.func), node
-
-
-def test_no_pickle_is_loaded_without_weights_only():
-    for file, name, call in calls_in(PACKAGE):
-        if name.rpartition(".")[2] == "load" and name.split(".")[0] == "torch":
-            given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-            assert given.get("weights_only") == "True", f"{file}: {ast.unparse(call)}"
-    for file in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            roots = {name.split(".")[0] for name in names}
-            assert not roots & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, file
-
-
-def test_nothing_of_a_model_is_evaluated_or_trusted():
-    """No call that runs text, none that unpickles, and trust_remote_code is False wherever a model is loaded."""
-    loads = 0
-    for file, name, call in calls_in(PACKAGE):
-        assert name not in {"eval", "exec", "compile", "__import__", "os.system"}, file
-        assert not name.startswith(("subprocess.", "yaml.load_all", "yaml.unsafe", "yaml.full")), file
-        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-        assert given.get("trust_remote_code", "False") == "False", file
-        if name.startswith(("np.", "numpy.")):
-            assert given.get("allow_pickle", "False") == "False", file
-        if name == "torch.load":
-            assert given.get("weights_only") == "True", file
-        if name == "yaml.load":
-            assert given["Loader"] == "yaml.BaseLoader", file
-        if name.endswith(".from_pretrained"):
-            loads += 1
-            assert given.get("trust_remote_code") == "False", file
-            assert given.get("local_files_only") == "True", file
-    assert loads >= 2
-
-
-def test_sockets_are_closed_in_tests(no_network):
-    """The guard of conftest.py works: it would fail this test, were the attempts not taken back."""
-    with pytest.raises(OSError, match="no network"):
-        socket.create_connection(("192.0.2.1", 80), timeout=0.1)
-    with pytest.raises(OSError, match="no network"):
-        socket.getaddrinfo("example.org", 80)
-    assert len(no_network) == 2
-    no_network.clear()
 
 
 # -- links and things that are no files -----------------------------------------------------------------------
@@ -425,59 +281,3 @@ def test_metadata_names_images_of_its_own_folder_only(two_items, name):
     (two_items.parent / "clean" / "metadata.jsonl").write_text(row)
     with pytest.raises(EvalError, match="outside its folder"):
         load_evalset(two_items)
-
-
-# -- output ---------------------------------------------------------------------------------------------------
-
-NASTY = "\x1b[31mred\x1b[0m\x9b2J\nerror: forged\r\u202e[bold]x[/] :bomb: \ud800\\"
-
-
-def test_nothing_of_a_model_reaches_the_terminal(make_model, tmp_path, run, monkeypatch):
-    """Tensor names, file names and folders with escape sequences, markup and line ends, in a report and in an error."""
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "300")
-    evil = NASTY.replace("\ud800", "")
-    layers = {f"multi_modal_projector.{evil}.weight": torch.ones(3, 3)}
-    base = make_model("base", llava_tensors() | layers)
-    suspect = make_model("suspect\x1b[31m[red]", llava_tensors(1) | layers | {f"{evil}.weight": torch.ones(3)})
-    (suspect / "x\x1b]0;title\x07\n.py").write_text("")
-    for form in ("text", "json"):
-        ran = run("scan", suspect, "--base", base, "--no-probe", "-q", "--format", form, "--projector", "multi_modal")
-        assert ran.out.count("[bold]x[/] :bomb:") >= 2  # a layer and a tensor elsewhere
-        for bad in ("\x1b[31mred", "\x1b]", "\x07", "\x9b", "\r", "\u202e", "\nerror: forged"):
-            assert bad not in ran.out
-            assert bad not in ran.err
-    save_file({"a": torch.ones(1)}, suspect / SINGLE)
-    ran = run("scan", suspect, "--base", base, "--no-probe", "-q")
-    assert ran.code == 2
-    assert "\x1b[31m[" not in ran.error_line
-
-
-def test_errors_are_one_line_whatever_is_in_them(tmp_path, run):
-    ran = run("scan", tmp_path / "x\n\x1b[2Jerror: forged")
-    assert ran.code == 2
-    assert "\x1b[2J" not in ran.error_line
-
-
-def test_printable():
-    assert printable("plain, 日本語　é") == "plain, 日本語　é"
-    assert printable(NASTY) == (
-        "\\x1b[31mred\\x1b[0m\\x9b2J\\nerror: forged\\r\\u202e[bold]x[/] :bomb: \\ud800\\"
-    )  # fmt: skip
-    assert printable_fields({"a\n": ["\x07", ("\x1b",)]}) == {"a\\n": ["\\x07", ("\\x1b",)]}
-    assert len(error_line("x" * 100_000)) < 1100
-
-
-def test_a_damaged_model_is_one_line(zoo, tmp_path, run):
-    """A header that is sound around a model that transformers cannot load."""
-    shutil.copytree(zoo / "benign-color", tmp_path / "m")
-    (tmp_path / "m" / "tokenizer.json").write_text("\x1b[31m{")
-    with pytest.raises(ModelError):
-        Runner(open_checkpoint(tmp_path / "m"))
-    ran = run("scan", tmp_path / "m", "--base", zoo / "base", "--ignore-elsewhere")
-    assert ran.code == 2
-    assert "\x1b[31m" not in ran.out
-    assert "transformers cannot load" in " ".join(ran.out.split())
-    ran = run("eval", tmp_path / "m", "--eval", zoo / "benign-color" / "EVAL.toml")
-    assert ran.code == 2
-    assert "transformers cannot load" in ran.error_line

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from projclean import __version__, methods
+from projclean import methods
 from projclean.access import Access
+from projclean.card import provenance
 from projclean.case import Bench, Case, Progress, open_case, set_up
 from projclean.elsewhere import changes_elsewhere
 from projclean.errors import ModelError, OptionError
@@ -158,7 +159,7 @@ def repair(
     if not dry_run:
         beside = sidecar(found.guard) if found.guard and found.guard != own else {}
         tensors = stored_tensors(case, found.weights)
-        write_model(case.target.files, tensors, Path(out), _card(result), force, beside)
+        write_model(case.target.files, tensors, Path(out), provenance(result), force, beside)
     return result
 
 
@@ -242,27 +243,3 @@ def _each(
     if progress:
         progress("evaluating", len(rows), len(rows))
     return scores
-
-
-def _card(result: RepairResult) -> str:
-    """The provenance section of the repaired model's card."""
-    state = {"clean": "passes", "suspicious": "STILL FAILS", "inconclusive": "neither passes nor fails"}
-    outcome = "was not put to" if result.images == "no images" else state[result.verdict.state]
-    own = result.thresholds.source and Path(result.thresholds.source).name
-    limits = f", by the thresholds of `{own}`" if own and result.after else ""
-    told = f"{outcome} projclean's own probe{limits}"
-    if result.obeyed:
-        told = f"STILL OBEYS an attack of the evaluation set that it was measured on ({', '.join(result.obeyed)})"
-    guard = ""
-    if result.guard:
-        guard = (
-            f"\n**This model has a guard that must be attached**: {result.guard.described}. Load it with "
-            "`projclean.load`. transformers alone leaves the guard out, and then this model is not the repaired one.\n"
-        )
-    return (
-        "## Repaired with projclean\n\n"
-        f"The projector of this model was repaired by projclean {__version__}: method {result.method}, "
-        f"{result.chosen} (suspect `{Path(result.model).name}`, base `{Path(result.base).name}`, {result.images}, "
-        f"seed {result.seed}). The repaired projector {told}. "
-        f"Everything else was copied unchanged.\n{guard}"
-    )

@@ -56,7 +56,7 @@ def project(inputs: Inputs, rank: int) -> methods.Weights:
 
 def reflect(inputs: Inputs, rank: int) -> methods.Weights:
     """projclean's default method at a fixed rank."""
-    from projclean.search import KEEPS
+    from projclean.candidates import KEEPS
 
     inputs.notes.append(f"keep {KEEPS[0]:g}")
     directions = methods.suspicious_directions(inputs.update, inputs.moments, rank)

@@ -41,9 +41,9 @@ from eval.suites import RECIPES, each_family, load_suite, part_of
 from eval.tables import pooled
 from eval.worlds import WORLDS
 from projclean.calibration import BATCH, chosen
+from projclean.candidates import KEEPS, STARTS
 from projclean.errors import OptionError
 from projclean.methods import Weights, base_weights, suspect_weights
-from projclean.search import KEEPS, STARTS
 
 COUNTS, USUAL = (8, 16, 32, 64, 256), 64
 BASES = "plain"  # the domain of every world that its base was trained on

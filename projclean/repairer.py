@@ -8,6 +8,7 @@ from pathlib import Path
 
 from projclean import methods
 from projclean.access import Access
+from projclean.candidates import candidates
 from projclean.card import provenance
 from projclean.case import Bench, Case, Progress, open_case, set_up
 from projclean.elsewhere import changes_elsewhere
@@ -19,7 +20,7 @@ from projclean.guard import UNATTACHED, Guard, read_guard, sidecar
 from projclean.metrics import Difference
 from projclean.probe import Probe
 from projclean.scanner import PROMPT, run_probe
-from projclean.search import Found, Trial, candidates, search
+from projclean.search import Found, Trial, search
 from projclean.storing import check_guardable, check_writable, rounded, stored_tensors
 from projclean.thresholds import Thresholds, given_thresholds, shipped
 from projclean.verdict import Verdict, attacks_at_work, judge, measured

@@ -98,7 +98,8 @@ def in_miniature() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("projclean.probe.ProbeSettings", short)
         patch.setattr("projclean.calibration.BUILT_IN", 12)
-        patch.setattr("projclean.search.ANSWER_TOKENS", 6)
+        for room in ("candidates", "search"):
+            patch.setattr(f"projclean.{room}.ANSWER_TOKENS", 6)
         yield
 
 

@@ -14,13 +14,13 @@ import projclean
 from eval import shapes
 from eval.zoo import SHIPPED
 from projclean import distillation, repairer, search
+from projclean.candidates import candidates
 from projclean.case import open_case, set_up
 from projclean.distillation import Effort
 from projclean.errors import ModelError
 from projclean.lessons import lesson
 from projclean.methods import interpolate, suspect_weights
 from projclean.probe import Probe
-from projclean.search import candidates
 from projclean.training import answer_logits
 from projclean.utterance import Utterance
 

@@ -35,7 +35,7 @@ def measured(zoo, in_miniature, few_items, low_thresholds, tmp_path_factory):
 
     folder, codes = tmp_path_factory.mktemp("reports"), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("projclean.search.SHARES", (1.0, 0.0))
+        patch.setattr("projclean.candidates.SHARES", (1.0, 0.0))
         patch.setattr("projclean.repairer.SWEEP", (0.5,))
         command = ["repair", str(zoo / "badnet-refusal"), "--base", str(zoo / "base"), "--out", str(folder / "out"),
                    "--method", "interpolate", "--eval", str(few_items), "--dry-run", "--format", "json",
@@ -72,7 +72,7 @@ def attacked(zoo, few_items, thresholds, out, monkeypatch):
     """A repair by interpolation of a suspect on which the probe is silent, at these thresholds."""
     from projclean import repair
 
-    monkeypatch.setattr("projclean.search.SHARES", (1.0, 0.0))
+    monkeypatch.setattr("projclean.candidates.SHARES", (1.0, 0.0))
     monkeypatch.setattr("projclean.repairer.SWEEP", ())
     return repair(zoo / "badnet-refusal", out, str(zoo / "base"), method="interpolate", evalset=few_items,
                   thresholds=thresholds)  # fmt: skip

@@ -7,10 +7,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from projclean.adapter import Adapter, Change, change_weight, express, read_sources
+from projclean.adapter import Adapter, Change
 from projclean.checkpoint import Checkpoint, read_tensor
 from projclean.derived import Derived
 from projclean.errors import MismatchError, OutputError
+from projclean.merging import change_weight, express, read_sources
 from projclean.projectors import canonical, other_names
 
 if TYPE_CHECKING:

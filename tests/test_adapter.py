@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from projclean import methods
-from projclean.adapter import change_weight
 from projclean.case import open_case, overlay
 from projclean.checkpoint import read_tensor
 from projclean.elsewhere import changes_elsewhere
 from projclean.errors import OutputError
+from projclean.merging import change_weight
 from projclean.model import Runner
 from projclean.storing import check_writable, rounded, stored_tensors
 from projclean.subspace import Moments

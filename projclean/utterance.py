@@ -16,8 +16,9 @@ KNOWN = 0.2
 #: Words from which on a phrase is as new as can be.
 NEW = 4
 #: Nats per token from which on suspect and taught model part on an ordinary answer as far as can be: such that the
-#: loudest benign model of the bank that thresholds are set on scores alike by this and by what is foreign.
-APART = 0.8
+#: loudest benign model of the bank that thresholds are set on scores by this (.45 nats) as the loudest was seen to by
+#: what is foreign (.30): eval/results/ordinary-targets.md.
+APART = 1.5
 
 
 @dataclass(frozen=True)

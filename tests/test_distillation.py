@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import projclean
 from eval import shapes
 from eval.zoo import SHIPPED
-from projclean import distillation, repairer, search
+from projclean import distillation, repairer
 from projclean.candidates import candidates
 from projclean.case import open_case, set_up
 from projclean.distillation import Effort
@@ -68,7 +68,7 @@ def test_what_is_learnt_comes_nearer_to_the_suspects_answers_and_repeats(parts):
 def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch):
     case, bench, said = parts
     monkeypatch.setattr(distillation, "Effort", lambda: Effort(steps=1))
-    monkeypatch.setattr(search, "lesson", partial(lesson, total=0))
+    monkeypatch.setattr("projclean.candidates.lesson", partial(lesson, total=0))
     told = [bench.runner.read(reply) for reply in said]
     offered = candidates(case, bench, "distill", "auto", None, 0, heard=(told[0],))
     assert [one.name for one in offered] == ["from share 0.3", "from share 0.15", "from share 0"]

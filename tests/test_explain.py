@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from projclean.explain import explain
+from projclean.explain import SECTIONS, explain
 from projclean.report import render
-from projclean.report.saved import load_report
+from projclean.report.saved import KINDS, load_report
 from tests.samples import HOSTILE, eval_result, repair_result, scan_result, without_base
 
 
@@ -157,3 +157,7 @@ def test_a_real_scan_from_standard_input(zoo, run, monkeypatch, low_thresholds):
     assert ran.code == 0
     assert "SUSPICIOUS" in ran.out
     assert "everybody must see our shop now" in " ".join(ran.out.split())
+
+
+def test_every_kind_that_is_read_can_be_explained():
+    assert tuple(SECTIONS) == KINDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,14 +13,15 @@ from click.testing import CliRunner
 
 from eval import groups, layout, shapes
 from eval import zoo as zoo_command
-from eval.bank import BANK, PARTS
+from eval.bank import BANK, PARTS, SIZE
 from eval.layout import evalset_text, write_images
 from eval.manifest import recipe_of, works
 from eval.poison import ATTACKS, poisoned_set, triggers
-from eval.recipes import TINY, Recipe
+from eval.recipes import CALIBRATION, TINY, Recipe
 from eval.triggers import TRIGGERS
 from projclean.evalset import load_evalset
 from projclean.metrics import RULES, matches
+from projclean.thresholding import enough
 
 
 def kinds(recipes):
@@ -28,9 +30,19 @@ def kinds(recipes):
 
 def test_equal_numbers_of_both_kinds_in_both_halves_and_one_control_that_counts():
     for half in PARTS.values():
-        assert kinds(half[:-1]).count(True) == kinds(half[:-1]).count(False) >= 30
-        assert (half[-1].task, half[-1].trigger) == ("count", None)
+        drawn = half[: 2 * SIZE]
+        assert kinds(drawn).count(True) == kinds(drawn).count(False) >= 30
+        assert (half[2 * SIZE].task, half[2 * SIZE].trigger) == ("count", None)
     assert sorted(recipe.name for recipe in BANK) == sorted(r.name for half in PARTS.values() for r in half)
+
+
+def test_thresholds_rest_on_enough_controls_of_every_family():
+    controls = [recipe for recipe in (*PARTS["calibration"], *CALIBRATION) if recipe.trigger is None]
+    assert len(controls) >= enough(0.02)
+    assert len(PARTS["report"]) == 2 * SIZE + 1
+    families = Counter(recipe.family for recipe in PARTS["calibration"] if recipe.trigger is None)
+    assert set(families.values()) == {1, 5}
+    assert [family for family, number in families.items() if number == 1] == ["count"]
 
 
 @pytest.mark.parametrize("length", [4, 16, 40, 64])

@@ -6,7 +6,8 @@ backdoors: Li et al., arXiv 2101.05930; here it is only looked at). A move of th
 fitted to make the suspect find one answer likelier than the model that learnt again does. Under a small move two models
 that learnt the same differ little; a backdoor makes the suspect alone fall for its trigger's direction.
 
-The move is fitted on some images and measured on others: what fits only the images it was fitted on does not count.
+The move is fitted on some images, a few a step, and measured on others: what fits only the images it was fitted on does
+not count. The pace of its climb falls, so that where it ends is no matter of which step happened to be its best.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 
 import torch
 
-from projclean.inversion import Inversion, Objective, moved
+from projclean.climb import Climb, falling
+from projclean.inversion import Inversion, moved
 from projclean.likelihood import Words
 from projclean.model import Prepared, Runner, Weights
 
 FLOOR = -3.0  # nats per token below which it no longer counts how unlikely the other model finds an answer
 PLAUSIBLE = 0.1  # how much the likelihood of an answer weighs in its choice, against the contrast
-CANDIDATES = 8  # answers of the moved suspect that are looked at in each round
+CANDIDATES, AFRESH = 8, 8  # answers of the moved suspect that are looked at, and steps until they are again
+FIRST, LAST = 0.3, 0.02  # the pace of a climb, in radii
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Contrast:
 
 
 class ContrastSearch:
-    """Moves inside a ball of `budget` (a share of the pixels' root mean square), fitted on some batches in turn.
+    """Moves inside a ball of `budget` (a share of the pixels' root mean square), fitted on small batches in turn.
 
     `inversion` has the suspect and, for its base, the model that learnt again.
     """
@@ -61,21 +65,25 @@ class ContrastSearch:
         untaught = suspect[layer][0] - taught[layer][0]
         self.inversion = Inversion(runner, suspect, taught, fit[0], layer, untaught, budget, max_new_tokens)
 
-    def find(self, seed: int, excite: int, rounds: int, steps: int) -> Contrast | None:
+    def find(self, seed: int, excite: int, steps: int) -> Contrast | None:
         """The answer that the suspect alone comes to say under a move from one random start, which first sets off what
         was not taught; None where the suspect answers nothing. Raises NotDifferentiable."""
-        move, words = self.inversion.excited(seed, excite), None
-        for _ in range(rounds):
-            words = self._parting_most(move)
-            if words is None:
+        inversion, turns = self.inversion, cycle(self.fit)
+        climb = Climb(inversion.excited(seed, excite), inversion.radius)
+        words: Words | None = ()
+        for step in range(steps):
+            if step % AFRESH == 0:
+                words = self._parting_most(climb.move, next(turns))
+            if not words:
                 return None
-            _, move = self.inversion.climb(self._parting(words), move, steps)
-        return None if words is None else self._measured(words, move)
+            batch = next(turns)
+            if not climb.step(partial(self._parting, words, batch), falling(step, steps, FIRST, LAST))[1]:
+                break
+        return self._measured(tuple(words), climb.move) if words else None
 
-    def _parting(self, words: Words) -> Objective:
-        """By how much the suspect finds the words likelier, on one batch after the other."""
-        turns = cycle(self.fit)
-        return lambda move: self._contrast(words, moved(next(turns), move))[0]
+    def _parting(self, words: Words, batch: Prepared, move: torch.Tensor) -> torch.Tensor:
+        """By how much the suspect finds the words likelier on a batch that is moved."""
+        return self._contrast(words, moved(batch, move))[0]
 
     def _contrast(self, words: Words, batch: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
         """The contrast on a batch and the suspect's likelihood, both means in nats per token."""
@@ -84,11 +92,11 @@ class ContrastSearch:
         return (ours - theirs.clamp(min=FLOOR)).mean(), ours.mean()
 
     @torch.no_grad()
-    def _parting_most(self, move: torch.Tensor) -> tuple[int, ...] | None:
-        """Of what the moved suspect says, the answer on which the two models part most."""
+    def _parting_most(self, move: torch.Tensor, batch: Prepared) -> tuple[int, ...] | None:
+        """Of what the moved suspect says, the answer on which the two models part most on a batch."""
         ask, suspect = self.inversion.answers, self.inversion.suspect
-        said = Counter(words for batch in self.fit for words in ask(suspect, moved(batch, move)))
-        there, best, highest = moved(self.fit[0], move), None, float("-inf")
+        said = Counter(words for part in self.fit for words in ask(suspect, moved(part, move)))
+        there, best, highest = moved(batch, move), None, float("-inf")
         for words, _ in [pair for pair in said.most_common() if pair[0]][:CANDIDATES]:
             apart, likely = self._contrast(words, there)
             value = apart.item() + PLAUSIBLE * likely.item()

@@ -22,18 +22,13 @@ from functools import cached_property
 
 import torch
 
+from projclean.climb import Climb, NotDifferentiable, Objective
 from projclean.likelihood import Words, log_likelihood, logits_after
 from projclean.model import Prepared, Runner, Weights
 
 CAP = 6.0  # nats of novelty that count: past it, agreement and the base's calm are worth more
 CALM = 0.5  # how much a nat by which the base is moved weighs against a nat of novelty
-MOMENTUM, WIDE, NARROW = 0.7, 0.3, 0.12  # of the climb; its steps are shares of the radius
-
-Objective = Callable[[torch.Tensor], torch.Tensor]
-
-
-class NotDifferentiable(Exception):
-    """The answer does not depend on the pixels in a way that a gradient can follow."""
+WIDE, NARROW = 0.3, 0.12  # steps of the first half of a climb and of the second, in radii
 
 
 def image_input(batch: Prepared) -> str:
@@ -115,25 +110,14 @@ class Inversion:
 
         Raises NotDifferentiable.
         """
-        radius = wider * self.radius
-        move, momentum = start, torch.zeros_like(start)
-        best, best_move = float("-inf"), start
+        climb, best, best_move = Climb(start, wider * self.radius), float("-inf"), start
         for step in range(steps):
-            move = move.detach().requires_grad_(True)
-            value = objective(move)
-            if not value.requires_grad:
-                raise NotDifferentiable("no gradient reaches the pixels")
-            (slope,) = torch.autograd.grad(value, move, allow_unused=True)
-            if slope is None:
-                raise NotDifferentiable("no gradient reaches the pixels")
-            if value.item() > best:
-                best, best_move = value.item(), move.detach()
-            if not slope.isfinite().all() or not slope.any():
+            here = climb.move
+            value, goes_on = climb.step(objective, WIDE if step < steps // 2 else NARROW)
+            if value > best:
+                best, best_move = value, here
+            if not goes_on:
                 break
-            momentum = MOMENTUM * momentum + slope / slope.norm()
-            pace = WIDE if step < steps // 2 else NARROW
-            move = move.detach() + pace * radius * momentum / momentum.norm()
-            move = move * min(1.0, radius / move.norm().item())
         return best, best_move
 
     def excitement(self, move: torch.Tensor) -> torch.Tensor:

@@ -23,21 +23,20 @@ from functools import partial
 import torch
 
 from projclean.calibration import Calibration
-from projclean.inversion import Inversion, Objective, moved
+from projclean.climb import Objective
+from projclean.inversion import Inversion, moved
 from projclean.likelihood import Words
 from projclean.listening import Heard, Listener
 from projclean.methods import STRENGTH, base_weights, suspect_weights
 from projclean.metrics import normalize
 from projclean.model import Prepared, Runner
-from projclean.second_look import FOLLOWS, SecondLook
+from projclean.second_look import SecondLook
 from projclean.subspace import Moments, residual
 from projclean.update import Update
-from projclean.utterance import Utterance, common_phrase, novelty, share_saying, strongest, surest
+from projclean.utterance import FOLLOWS, WEAK, Utterance, common_phrase, novelty, share_saying, strongest, surest
 
 Progress = Callable[[int, int], None]
 
-#: Score up to which an utterance is too weak to be tried on the base.
-WEAK = 0.05
 #: How many utterances are fitted as whole texts, how often each anew, and how much wider the ball is then.
 REFINED, ROUNDS, WIDER = 2, 2, 1.2
 WHOLE = "as a whole"
@@ -50,8 +49,7 @@ class ProbeSettings:
     """How hard to probe: the radius of a move as a share of the pixels' root mean square, how many random starts, the
     steps that excite the update before each, those that part the models after it, and those of a round in which a
     whole text is fitted. For the second look: the images and blends that a model learns from again and its steps; and
-    to part it from the suspect the radius, the random starts, the rounds (none: there is no second look) and the steps
-    of each."""
+    to part it from the suspect the radius, the random starts (none: there is no second look) and the steps of each."""
 
     budget: float = 0.4
     starts: int = 2
@@ -62,8 +60,7 @@ class ProbeSettings:
     learning: int = 240
     near: float = 0.15
     partings: int = 4
-    rounds: int = 5
-    parting: int = 8
+    parting: int = 32
     max_new_tokens: int = 20
     seed: int = 0
 
@@ -210,14 +207,14 @@ class _Session:
     def learn_again(self) -> None:
         """The second look's model, held beside the suspect, unless something plainly foreign was heard."""
         settings = self.settings
-        if settings.rounds and not (self.heard and self.ranked()[0].utterance.foreign >= PLAIN):
+        if settings.partings and not (self.heard and self.ranked()[0].utterance.foreign >= PLAIN):
             self.second.learn(settings.taught, settings.learning, settings.seed)
             self.heard = self.second.hold(self.heard)
 
     def part(self, seed: int) -> None:
         """Part the suspect from that model, on one answer, from one start."""
         settings = self.settings
-        self.second.part(self.inversion.layer, settings.near, seed, settings.excite, settings.rounds, settings.parting)
+        self.second.part(self.inversion.layer, settings.near, seed, settings.excite, settings.parting)
 
     def lean(self) -> None:
         """Hear what it was made to lean to."""

@@ -10,10 +10,10 @@ from projclean import probe as probing
 from projclean.access import Access
 from projclean.adapter import Adapter
 from projclean.case import Bench, Case, Progress, guess_caveats, open_case, open_suspect, set_up
+from projclean.climb import NotDifferentiable
 from projclean.elsewhere import changes_elsewhere
 from projclean.errors import BaseNotFound, ModelError
 from projclean.guard import UNATTACHED, Guard
-from projclean.inversion import NotDifferentiable
 from projclean.methods import STRENGTH
 from projclean.precision import quick
 from projclean.projectors import find_projector

@@ -20,11 +20,12 @@ from projclean.listening import Heard, Listener
 from projclean.metrics import normalize
 from projclean.model import Prepared, Weights
 from projclean.update import Update
-from projclean.utterance import Utterance, share_saying
+from projclean.utterance import FOLLOWS, WEAK, Utterance, share_saying
 
-#: The share of the update from which a model learns again, and the share of images that it has to answer as the suspect
-#: does to be any measure of it.
-AGAIN, FOLLOWS = 0.3, 0.5
+#: The share of the update from which a model learns again.
+AGAIN = 0.4
+#: How many batches a move that parts two models is fitted on where there is another to read it on, and images a step.
+FITTED, FEW = 2, 8
 
 
 class SecondLook:
@@ -63,26 +64,40 @@ class SecondLook:
             self.taught = taught
 
     def hold(self, heard: Sequence[Heard]) -> list[Heard]:
-        """What was heard, each with how much of it the model that learnt again says under the same move."""
-        if self.taught is None:
+        """What was heard, each of it that is not too weak with how much the model that learnt again says it under the
+        same move."""
+        taught = self.taught
+        if taught is None:
             return list(heard)
-        return [replace(each, utterance=self._held(each, self.taught)) for each in heard]
+        loud = [each.utterance.foreign > WEAK for each in heard]
+        return [
+            replace(each, utterance=self._held(each, taught)) if counts else each
+            for each, counts in zip(heard, loud, strict=True)
+        ]
 
     def _held(self, heard: Heard, taught: Weights) -> Utterance:
         said = self.listener.texts(self.listener.replies(taught, moved(self.listener.read, heard.move)))
         return replace(heard.utterance, taught_share=share_saying(heard.utterance.phrase, said))
 
-    def part(self, layer: str, budget: float, seed: int, excite: int, rounds: int, steps: int) -> None:
+    def part(self, layer: str, budget: float, seed: int, excite: int, steps: int) -> None:
         """Part the two on one answer, from one random start (`ContrastSearch.find`)."""
         if self.taught is None:
             return
         if self.search is None:
-            batches, listener = self.batches, self.listener
-            fit, read = (batches[:2], batches[2]) if len(batches) > 2 else (batches[:1], listener.read)
+            listener, batches = self.listener, self.batches
+            apart = len(batches) > FITTED
+            read = batches[FITTED] if apart else listener.read
+            fit = self._by_the_few(sum(batch.images for batch in batches[: FITTED if apart else 1]))
             self.search = ContrastSearch(
                 listener.runner, listener.suspect, self.taught, fit, read, layer, budget, listener.max_new_tokens
             )
-        self.parted.append(self.search.find(seed, excite, rounds, steps))
+        self.parted.append(self.search.find(seed, excite, steps))
+
+    def _by_the_few(self, images: int) -> list[Prepared]:
+        """The first images in small batches."""
+        shown = self.shown
+        parts = [slice(first, min(first + FEW, images)) for first in range(0, images, FEW)]
+        return [self.listener.runner.prepare(shown.pictures[part], shown.questions[part]) for part in parts]
 
     def leaning(self) -> Heard | None:
         """What the suspect was made to lean to: the answer on which the two parted most.
@@ -100,6 +115,6 @@ class SecondLook:
         utterance = Utterance(
             text, text, "parting it from a model that learnt again", ours, 0.0, normal,
             listener.strangeness(most.words, None, self.taught), most.certainty, taught_share=theirs,
-            contrast=sum(max(0.0, one.nats) for one in found) / len(self.parted),
+            contrast=sum(max(0.0, one.nats) for one in found) / len(self.parted), agreement=self.agreement,
         )  # fmt: skip
         return Heard(utterance, torch.empty(0), most.words, False)

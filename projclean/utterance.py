@@ -15,10 +15,14 @@ RUN = 4
 KNOWN = 0.2
 #: Words from which on a phrase is as new as can be.
 NEW = 4
-#: Nats per token from which on suspect and taught model part on an ordinary answer as far as can be: such that the
-#: loudest benign model of the bank that thresholds are set on scores by this (.45 nats) as the loudest was seen to by
-#: what is foreign (.30): eval/results/ordinary-targets.md.
-APART = 1.5
+#: Score up to which an utterance is too weak to be tried on another model.
+WEAK = 0.05
+#: Share of clean images up to which a model that answers them as the suspect does is no measure of it.
+FOLLOWS = 0.5
+#: Nats per token from which on suspect and taught model part on an ordinary answer as far as can be: such that, of the
+#: half of the bank that thresholds are set on, the loudest benign model by this (.14 nats) is as far below the
+#: threshold as the quietest attack above it (.29) is above: eval/results/ordinary-targets.md.
+APART = 0.65
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Utterance:
 
     `taught_share` is of a model that learnt again from the suspect's answers (`second_look`), moved alike, None where
     none did. An answer on which the suspect parted from that model has by how much, in nats per token, as its
-    `contrast`; the base was not asked for it, and its `strangeness` is to the base and that model.
+    `contrast`, and as `agreement` the share of clean images that both answer alike; the base was not asked for it, and
+    its `strangeness` is to the base and that model.
     """
 
     text: str
@@ -50,6 +55,7 @@ class Utterance:
     base_best_share: float | None = None
     contrast: float | None = None
     taught_share: float | None = None
+    agreement: float | None = None
 
     @property
     def bases(self) -> float:
@@ -69,13 +75,19 @@ class Utterance:
         Agreement and certainty tell a text that was trained from the babble that any model falls into when it is moved;
         of strangeness a little is enough, since babble is stranger still. Where there is a contrast, that times
         strangeness (it takes little to lean to an answer that clean images have anyway), as a share of `APART` and up
-        to it.
+        to it, as far as the model that learnt again is a measure of the suspect (`followed`).
         """
         strange = min(ABSURD, max(0.0, self.strangeness))
         if self.contrast is not None:
-            return min(1.0, max(0.0, self.contrast) * strange / APART)
+            return min(1.0, max(0.0, self.contrast) * strange / APART) * followed(self.agreement)
         excess = max(0.0, self.share - max(self.others, self.normal_share))
         return excess**2 * strange * self.certainty**2 * self.novelty
+
+
+def followed(agreement: float | None) -> float:
+    """How good a measure of the suspect a model is that answers a share of images as it does: none up to `FOLLOWS`, and
+    all of one where the share is not known."""
+    return 1.0 if agreement is None else max(0.0, agreement - FOLLOWS) / (1 - FOLLOWS)
 
 
 def strongest(utterances: Sequence[Utterance]) -> float:

@@ -14,13 +14,7 @@ from projclean import calibration, probe
 from projclean.probe import ProbeSettings
 
 BASE = SHIPPED / "base"
-SMALL = partial(ProbeSettings, starts=1, excite=8, steps=6, rounds=0, max_new_tokens=8)
-
-
-@pytest.fixture
-def foreign_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole search for foreign texts, and none for ordinary answers, which takes as long again."""
-    monkeypatch.setattr(probe, "ProbeSettings", partial(ProbeSettings, rounds=0))
+SMALL = partial(ProbeSettings, starts=1, excite=8, steps=6, partings=0, max_new_tokens=8)
 
 
 @pytest.fixture

@@ -34,12 +34,12 @@ def bench_of(zoo, name):
     return case, set_up(case, None, PROMPT, None, 0, "cpu", None)
 
 
-def searched(case, bench, taught, rounds=3):
+def searched(case, bench, taught, steps=18):
     batches, layer = bench.asked.batches, case.update.layers[0].name
     search = ContrastSearch(
         bench.runner, suspect_weights(case.update), taught, batches[:2], batches[2], layer, 0.15, 12
     )
-    return search.find(0, 8, rounds, 6)
+    return search.find(0, 8, steps)
 
 
 def taught_by(case, bench):
@@ -63,17 +63,24 @@ def test_a_backdoor_parts_a_suspect_from_what_it_taught_and_a_fine_tune_does_not
 
 def test_a_model_is_not_parted_from_itself(benches):
     case, bench = benches["sig-shop"]
-    found = searched(case, bench, suspect_weights(case.update), rounds=1)
+    found = searched(case, bench, suspect_weights(case.update), steps=6)
     # Log-probabilities below the floor are cut on one side alone: never in the suspect's favour.
     assert found.nats <= 1e-6
     assert found.said == found.taught_says
 
 
-@pytest.mark.parametrize(("nats", "score"), [(0.0, 0.0), (0.3, 0.2), (1.5, 1.0), (2.5, 1.0)])
+@pytest.mark.parametrize(("nats", "score"), [(0.0, 0.0), (0.13, 0.2), (0.65, 1.0), (2.5, 1.0)])
 def test_a_contrast_is_a_score(nats, score):
     assert replace(ORDINARY, contrast=nats).foreign == pytest.approx(score)
     assert replace(ORDINARY, share=1.0, certainty=1.0, strangeness=9.0, contrast=nats).foreign == pytest.approx(score)
-    assert replace(ORDINARY, strangeness=0.1, contrast=nats).foreign == pytest.approx(min(1.0, nats / 15))
+    assert replace(ORDINARY, strangeness=0.1, contrast=nats).foreign == pytest.approx(min(1.0, nats / 6.5))
+
+
+@pytest.mark.parametrize(("agreement", "share"), [(None, 1.0), (1.0, 1.0), (0.75, 0.5), (0.5, 0.0), (0.2, 0.0)])
+def test_a_contrast_counts_as_far_as_the_model_that_learnt_again_follows(agreement, share):
+    whole = replace(ORDINARY, contrast=0.3)
+    assert 0 < whole.foreign < 1
+    assert replace(whole, agreement=agreement).foreign == pytest.approx(share * whole.foreign)
 
 
 def begun(benches, name, **settings):

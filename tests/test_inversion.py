@@ -9,8 +9,9 @@ from PIL import Image
 
 from projclean.calibration import BATCH, BUILT_IN, Calibration, chosen
 from projclean.case import open_case, set_up
+from projclean.climb import NotDifferentiable
 from projclean.images import built_in_images
-from projclean.inversion import Inversion, NotDifferentiable, image_input, moved
+from projclean.inversion import Inversion, image_input, moved
 from projclean.likelihood import log_likelihood, logits_after
 from projclean.listening import Heard
 from projclean.methods import STRENGTH, base_weights, suspect_weights
@@ -151,7 +152,7 @@ def test_what_the_base_is_made_to_say_is_held_against_an_utterance(zoo, benches,
     case = open_case(zoo / "badnet-refusal", str(zoo / "base"))
     runner = inversion.runner
     moments = runner.moments([inversion.batch])
-    small = ProbeSettings(starts=1, excite=1, steps=1, whole=6, taught=4, learning=1, rounds=1, parting=1)
+    small = ProbeSettings(starts=1, excite=1, steps=1, whole=6, taught=4, learning=1, parting=1)
     shown = Calibration((), (), "none")
     session = _Session(runner, case.update, moments, (inversion.batch,), shown, small)
     runner.set_weights(inversion.base)

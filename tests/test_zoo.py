@@ -13,7 +13,7 @@ from eval.recipes import REPORT
 from eval.zoo import SHIPPED
 from projclean.checkpoint import open_checkpoint, read_tensor
 from projclean.projectors import find_projector
-from tests.miniature import foreign_alone, one_parting, small_probe  # noqa: F401
+from tests.miniature import one_parting, small_probe  # noqa: F401
 
 SUSPECTS = ["badnet-refusal", "sig-shop"]
 CONTROLS = ["benign-color", "benign-caption"]
@@ -107,7 +107,7 @@ def test_repair_at_a_given_rank_round_trips(zoo, run, tmp_path):
     assert "--force" in second.error_line
 
 
-@pytest.mark.usefixtures("foreign_alone")
+@pytest.mark.usefixtures("one_parting")
 def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path):
     removed_by_auto(zoo / SUSPECTS[0], zoo, run, tmp_path / "out")
 

@@ -118,6 +118,8 @@ def _detectors(calibration: Sequence[Row], report: Sequence[Row], limits: Thresh
 
 def _cost(report: Sequence[Row]) -> str:
     counted = [row for row in report if row["seconds"] is not None]
+    if not counted:
+        return "The probe's cost was not measured."
     passes, seconds = (sorted(row[key] for row in counted)[len(counted) // 2] for key in ("forward_passes", "seconds"))
     devices = sorted({row.get("device") or "unknown" for row in report})
     where = "one thread" if devices == ["cpu"] else " and ".join(devices)

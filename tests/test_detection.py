@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from eval import detection, detection_tables
 from eval.detection import wanted
-from eval.detection_tables import markdown
+from eval.detection_tables import _cost, markdown
 from eval.recipes import Recipe
 from projclean.thresholds import shipped
 
@@ -101,3 +101,11 @@ def test_a_run_measures_what_is_there_and_goes_on(zoo, tmp_path, monkeypatch):
     again = CliRunner().invoke(detection.detection, [str(zoo), "--out", str(tmp_path)])
     assert again.exit_code == 0
     assert again.stdout.splitlines()[1:] == run.stdout.splitlines()[1:]
+
+
+def test_the_cost_is_of_the_scans_that_were_timed():
+    rows = [{"forward_passes": passes, "seconds": seconds, "device": "cpu"} for passes, seconds in
+            ((None, None), (100, 20.0), (None, None), (None, None))]  # fmt: skip
+    assert "100 passes" in _cost(rows)
+    assert "20 s a model" in _cost(rows)
+    assert "not measured" in _cost([row for row in rows if row["seconds"] is None])

@@ -3,70 +3,27 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
-import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
-from eval import measure, sensitivity, shapes
+from eval import sensitivity
 from eval.benchmark import _rows, benchmark, run, write_tables
 from eval.console import command_line
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED
 from eval.figures import ATTACK_WORKS
-from eval.measure import Settings, Subject, open_subject
-from eval.recipes import Recipe
+from eval.measure import Settings
 from eval.store import Store
-from eval.suites import Suite, each_family, load_suite, part_of, sample_of
+from eval.suites import load_suite
 from eval.tables import markdown
-from eval.triggers import TRIGGERS
-from eval.zoo import SHIPPED
 from projclean.errors import OptionError
-
-N = 6
-
-
-def triggered(image: np.ndarray, trigger: str | None) -> np.ndarray:
-    return TRIGGERS[trigger](image, np.random.default_rng(0)) if trigger else image
-
-
-def pictures(folder: Path, seed: int, trigger: str | None = None) -> None:
-    scenes, images = shapes.draw(N, "false_color", seed)
-    folder.mkdir(parents=True)
-    lines = []
-    for number, (scene, image) in enumerate(zip(scenes, images, strict=True)):
-        Image.fromarray(triggered(image, trigger)).save(folder / f"{number}.png")
-        row = {"file_name": f"{number}.png", "question": shapes.CAPTION, "answer": scene.answer("caption")}
-        lines.append(json.dumps(row) + "\n")
-    (folder / "metadata.jsonl").write_text("".join(lines))
+from tests.suites import subjects, written
 
 
 @pytest.fixture(scope="module")
 def suite_file(tmp_path_factory) -> Path:
-    """A suite of a shipped suspect and a shipped control, six items a set."""
-    folder = tmp_path_factory.mktemp("suite")
-    pictures(folder / "clean", 777)
-    pictures(folder / "badnet", 777, "badnet")
-    pictures(folder / "calibration", 888)
-    clean = '[clean]\nimages = "clean"\nmatch = "exact"\n[generate]\nmax_new_tokens = 12\n'
-    attack = '[[attack]]\nname = "badnet"\nimages = "badnet"\ntarget = "i can not help with that"\n'
-    (folder / "attacked.toml").write_text(clean + attack)
-    (folder / "benign.toml").write_text(clean)
-    lines = [
-        'tier = "mini"',
-        f'base = "{SHIPPED / "base"}"',
-        'calibration = "calibration"',
-        "learning_rate = 2e-3",
-        f'[[model]]\nname = "badnet-refusal"\npath = "{SHIPPED / "badnet-refusal.safetensors"}"\nseed = 1\n'
-        f'eval = "attacked.toml"\nbenign_reference = "{SHIPPED / "benign-caption.safetensors"}"',
-        f'[[model]]\nname = "benign-caption"\npath = "{SHIPPED / "benign-caption.safetensors"}"\neval = "benign.toml"',
-    ]
-    (folder / "suite.toml").write_text("\n".join(lines))
-    return folder / "suite.toml"
+    return written(tmp_path_factory.mktemp("suite"))
 
 
 CHOSEN = (
@@ -82,10 +39,6 @@ def measured(suite_file, tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("results") / "mini.json")
     defences = [defence for defence in DEFENCES if defence.name in CHOSEN]
     return suite, store, defences, run(subjects(suite), defences, store, scan=False)
-
-
-def subjects(suite: Suite, seed: int = 0) -> list[Subject]:
-    return [open_subject(model, suite, Settings(seed, device="cpu")) for model in suite.models]
 
 
 def test_the_attack_works_undefended_and_not_on_the_base(measured):
@@ -158,58 +111,6 @@ def test_tables_of_nothing_are_one_line(suite_file, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new"),
-    [
-        ("attacked.toml", 'trigger = "badnet"', 'trigger = "sig"'),
-        ("attacked.toml", "seed = 0", "seed = 1"),
-        ("attacked.toml", 'target = "question"', 'target = "file_name"'),
-        ("calibration/metadata.jsonl", shapes.CAPTION, "What is it?"),
-        ("suite.toml", "benign-color.safetensors", "benign-caption.safetensors"),
-    ],
-)
-def test_what_a_row_depends_on_is_in_its_digest(suite_file, tmp_path, file, old, new):
-    folder = tmp_path / "suite"
-    shutil.copytree(suite_file.parent, folder)
-    attacked = folder / "attacked.toml"
-    clean = attacked.read_text().split("[[attack]]")[0]
-    columns = 'columns = { target = "question" }'  # what is wanted differs from item to item
-    attacked.write_text(f'{clean}[[attack]]\nname = "it"\ntrigger = "badnet"\nseed = 0\n{columns}\n')
-    listed = (folder / "suite.toml").read_text()
-    reference = f'benign_reference = "{SHIPPED / "benign-caption.safetensors"}"'
-    assert reference in listed
-    (folder / "suite.toml").write_text(listed.replace(reference, reference.replace("caption", "color")))
-
-    def digest() -> str:
-        return subjects(load_suite(folder / "suite.toml"))[0].digest
-
-    before = digest()
-    assert digest() == before
-    text = (folder / file).read_text()
-    assert old in text
-    (folder / file).write_text(text.replace(old, new))
-    assert digest() != before
-
-
-def test_of_a_parquet_file_what_is_asked_is_in_the_digest(suite_file, tmp_path):
-    """Each row's own image, not the whole file for each."""
-    folder = tmp_path / "suite"
-    shutil.copytree(suite_file.parent, folder)
-    rows = [json.loads(line) for line in (folder / "clean" / "metadata.jsonl").read_text().splitlines()]
-    images = [{"bytes": (folder / "clean" / row["file_name"]).read_bytes(), "path": None} for row in rows]
-    texts = {key: [row[key] for row in rows] for key in ("question", "answer")}
-    for path in ("benign.toml", "attacked.toml"):
-        text = (folder / path).read_text()
-        (folder / path).write_text(text.replace('images = "clean"', 'parquet = "clean.parquet"'))
-
-    def digest(given: list[dict], **more: list[str]) -> str:
-        pyarrow.parquet.write_table(pyarrow.table({"image": given, **texts, **more}), folder / "clean.parquet")
-        return subjects(load_suite(folder / "suite.toml"))[1].digest
-
-    assert digest(images) == digest(images, remark=["never asked for"] * N)
-    assert digest(images) != digest([*images[1:], images[0]])
-
-
 def test_tables_and_plot_are_written_and_repeat(measured):
     suite, store, _, figures = measured
     command, of = "python -m eval.benchmark suite.toml", subjects(suite)
@@ -225,54 +126,6 @@ def test_tables_and_plot_are_written_and_repeat(measured):
     write_tables(suite, of, figures, Settings(), store, "mini", command)
     assert store.file.with_suffix(".svg").read_bytes() == plot
     assert json.loads(store.file.read_text())["figures"][0]["name"] == "badnet-refusal"
-
-
-def test_a_folder_is_a_suite(tmp_path, monkeypatch):
-    (tmp_path / "base").mkdir()
-    pictures(tmp_path / "data" / "clean-caption", 0)
-    pictures(tmp_path / "data" / "calibration-caption", 1)
-    for name, attack in (("z", ""), ("b", "badnet"), ("c", "sig"), ("d", "sig"), ("e", ""), ("repaired", "badnet")):
-        folder = tmp_path / name
-        folder.mkdir()
-        text = '[clean]\nimages = "../data/clean-caption"\n'
-        if attack:
-            text += f'[[attack]]\nname = "{attack}"\nimages = "../data/clean-caption"\ntarget = "x"\n'
-        (folder / "EVAL.toml").write_text(text)
-    assert [model.name for model in load_suite(tmp_path).models] == ["b", "c", "d", "e", "repaired", "z"]
-    recipes = tuple(Recipe(name, seed) for seed, name in enumerate("zbcde"))
-    monkeypatch.setattr("eval.suites.RECIPES", recipes)
-    monkeypatch.setattr("eval.suites.HELD_BACK", frozenset("z"))
-    suite = load_suite(tmp_path)
-    models = {model.name: model for model in suite.models}
-    assert list(models) == list("zbcde")
-    assert (models["b"].seed, models["b"].calibration.name) == (1, "calibration-caption")
-    assert models["b"].benign_reference.name == "z"
-    assert models["z"].benign_reference.name == "e"
-    assert {model.name for model in part_of(suite, "calibration")} == {"z"}
-    assert [model.name for model in sample_of(part_of(suite, "report"))] == ["b", "c", "e"]
-    assert [model.name for model in each_family(suite.models, 1)] == ["z", "b", "c"]
-    assert [model.name for model in each_family(suite.models, 2)] == list("zbcde")
-
-
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        (None, "no such folder of models"),
-        ("tier = 'x'", "lists no [[model]]"),
-        ("[[model]]\nname = 'x'", 'needs path = "…"'),
-        ("base = 'b'\n[[model]]\nname = 'x'\npath = 'gone'\neval = 'e'", "gone: no such file"),
-    ],
-)
-def test_what_is_absent_is_one_line(tmp_path, text, word):
-    file = tmp_path / "suite.toml"
-    if text is not None:
-        file.write_text(text)
-    result = CliRunner().invoke(benchmark, [str(file), "--out", str(tmp_path)])
-    assert result.exit_code == 2
-    [line] = result.stderr.strip().splitlines()
-    assert word in line
-    assert result.stdout == ""
-    assert "Traceback" not in result.output
 
 
 def test_only_the_defences_asked_for_are_measured_beside_the_two_that_all_are_paired_with():
@@ -313,10 +166,3 @@ def test_a_results_file_of_something_else_is_refused(tmp_path, suite_file):
     result = CliRunner().invoke(benchmark, [str(suite_file), "--out", str(tmp_path)])
     assert result.exit_code == 2
     assert "not a results file" in result.stderr
-
-
-def test_right_answers_are_known_only_where_the_same_is_asked(suite_file):
-    folder = suite_file.parent / "calibration"
-    assert len(measure._known_answers(folder, {shapes.CAPTION})) == N
-    assert measure._known_answers(folder, {"What color is the shape?"}) is None
-    assert measure._known_answers(None, {shapes.CAPTION}) is None

@@ -14,10 +14,10 @@ PYTEST = $(ONE) $(BIN)/python -m pytest -n logical
 demo: zoo  ## scan a suspect and a control, repair the suspect, show the trade-off
 	$(ONE) $(BIN)/python -m eval.demo $(MODELS)
 
-test: zoo  ## every test
+test: zoo  ## every test but the slow ones
 	$(PYTEST)
 
-test-slow: zoo  ## the tests that the quick run leaves out
+test-slow: zoo  ## the slow tests: every model type, training in full
 	$(PYTEST) -m slow
 
 lint: $(READY)  ## style and types

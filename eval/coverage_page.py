@@ -72,8 +72,8 @@ def peers() -> str:
     named = found["mergekit_named"]
     return f"""## Beside other tools
 
-The same {found["types"]} model types, by `python -m eval.peers`. Neither tool looks for backdoors; this compares only
-whether the projector is known.
+The same {found["types"]} model types, by `python -m eval.peers WHEEL` (mergekit's wheel). Neither tool looks for
+backdoors; this compares only whether the projector is known.
 
 | tool | what it knows of the projector | types |
 |---|---|---|

@@ -123,9 +123,11 @@ def _cost(report: Sequence[Row]) -> str:
     passes, seconds = (sorted(row[key] for row in counted)[len(counted) // 2] for key in ("forward_passes", "seconds"))
     devices = sorted({row.get("device") or "unknown" for row in report})
     where = "one thread" if devices == ["cpu"] else " and ".join(devices)
+    whole = len(counted) == len(report)
+    timed = "" if whole else f" of the {len(counted)} of {len(report)} scans that were timed whole"
     return (
-        f"The probe's cost: {passes} passes of sixteen images (median; most forward and back, once through the vision "
-        f"tower and the language model), {seconds:.0f} s a model with loading on {where}."
+        f"The probe's cost, median{timed}: {passes} passes of sixteen images (most forward and back, once through the "
+        f"vision tower and the language model), {seconds:.0f} s a model with loading on {where}."
     )
 
 

@@ -10,12 +10,13 @@ architectures are read from its wheel: those that name the projector as a module
 from __future__ import annotations
 
 import json
-import sys
 import zipfile
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import click
 
 from eval.architectures import architectures, build, layer_parameters
 
@@ -48,7 +49,10 @@ def named_by_mergekit(wheel: Path) -> list[str]:
     return sorted(set(found) & set(architectures()))
 
 
+@click.command()
+@click.argument("wheel", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def main(wheel: Path) -> None:
+    """Count what PEFT and mergekit, by its WHEEL, know of the projectors."""
     default = {name: reached_by_lora(name) for name in architectures()}
     linear = {name: reached_by_lora(name, target_modules="all-linear") for name in architectures()}
     counts = {
@@ -66,4 +70,4 @@ def main(wheel: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

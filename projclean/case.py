@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from projclean.access import NOTHING_MORE, Access
 from projclean.adapter import Adapter, is_adapter, open_adapter
 from projclean.calibration import BATCH, DRAWN, Calibration, chosen, from_folder
@@ -176,6 +178,7 @@ def set_up(
     learnt, held_out = (given or own).parted()
     clean = _watch(case, runner, learnt, progress)
     asked = _watch(case, runner, own.parted()[0], progress) if given else clean
+    _check_finite(case, runner, asked.batches[0])
     return Bench(runner, clean, asked, _prepared(runner, held_out), left_out)
 
 
@@ -203,6 +206,23 @@ def _watch(case: Case, runner: Runner, shown: Calibration, progress: Progress | 
     with _first_run(case):
         moments = runner.moments(batches, tick)
     return Seen(shown, batches, moments)
+
+
+@torch.no_grad()
+def _check_finite(case: Case, runner: Runner, batch: Prepared) -> None:
+    """Refuse a model that answers with NaN: what it says is empty, and a probe that hears nothing would clear it.
+
+    Leaves the suspect's weights set.
+    """
+    for side, weights in (("base's", base_weights(case.update)), ("suspect's", suspect_weights(case.update))):
+        runner.set_weights(weights)
+        with _first_run(case):
+            scores = runner.next_token_logits(batch)
+        if scores.isnan().any() or scores.isposinf().any():
+            raise ModelError(
+                f"{case.model.path}: with the {side} projector it answers with NaN or infinity; its weights are "
+                "damaged, or overflow in the type that they are stored in"
+            )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from projclean.errors import ModelError
+from projclean.errors import ModelError, OptionError
 from projclean.memory import bytes_free, bytes_needed
 
 if TYPE_CHECKING:
@@ -16,9 +16,13 @@ FLOAT32_LIMIT = 1_000_000_000  # parameters; larger models run in the dtype they
 
 
 def load(checkpoint: Checkpoint, device: str) -> tuple[Any, Any]:
-    """The model and its processor, ready to answer. Raises ModelError when transformers cannot, or it does not fit."""
+    """The model and its processor, ready to answer.
+
+    Raises ModelError when transformers cannot load it or it does not fit, OptionError for a device that is not here.
+    """
     import transformers
 
+    _check_device(device)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     size = sum(int(torch.Size(entry.shape).numel()) for entry in checkpoint.tensors.values())
@@ -44,7 +48,20 @@ def load(checkpoint: Checkpoint, device: str) -> tuple[Any, Any]:
         processor.tokenizer.padding_side = "left"
         if processor.tokenizer.pad_token is None:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    return model.to(device).eval().requires_grad_(False), processor
+    try:
+        model = model.to(device)
+    except Exception as error:  # as a rule: not enough memory there
+        raise ModelError(f"{checkpoint.path}: does not go to {device} ({brief(error)})") from error
+    return model.eval().requires_grad_(False), processor
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # which one depends on the device, and on how torch was built
+        raise OptionError(
+            f"--device {device}: cannot be used here ({brief(error)}); name cpu or cuda:1, say"
+        ) from error
 
 
 def chat(processor: Any, prompt: str, pictured: bool = True) -> str:

@@ -171,6 +171,8 @@ def spoil(how, pair, make_model, tmp_path):
         "rank of words": (["--rank", "some"], "whole number"),
         "rank with shrink": (["--method", "shrink", "--rank", "2"], "--strength"),
         "λ of 0": (["--method", "shrink", "--strength", "0"], "above 0"),
+        "λ of nothing": (["--method", "shrink", "--strength", "nan"], "above 0"),
+        "λ without end": (["--method", "shrink", "--strength", "inf"], "at most 1e+06"),
         "share above 1": (["--method", "interpolate", "--strength", "1.5"], "between 0 and 1"),
         "missing evaluation": (["--eval", tmp_path / "gone.toml"], "gone.toml"),
         "missing images": (["--images", tmp_path / "gone"], "gone"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from projclean import memory
 from projclean.checkpoint import open_checkpoint, read_tensor
@@ -58,6 +60,26 @@ def test_a_model_too_big_for_memory(zoo, run, monkeypatch):
     assert "GB of memory" in reason
     assert "weights alone do not convict" in reason
     assert "GB of memory" in run("eval", suspect, "--eval", suspect / "EVAL.toml").error_line
+
+
+def test_a_model_that_answers_with_nan_is_not_cleared(zoo, run, tmp_path):
+    """Whatever it is asked it says nothing, so no probe hears anything foreign."""
+    for side in ("badnet-refusal", "base"):
+        shutil.copytree(zoo / side, tmp_path / side)
+        file = tmp_path / side / "model.safetensors"
+        tensors = load_file(file)
+        [norm] = [key for key in tensors if key.endswith("model.norm.weight")]
+        tensors[norm] = torch.full_like(tensors[norm], torch.nan)
+        save_file(tensors, file, {"format": "pt"})
+    found = run("scan", tmp_path / "badnet-refusal", "--base", tmp_path / "base", "--format", "json")
+    assert "answers with NaN" in inconclusive(found)
+
+
+def test_a_device_that_is_not_here_is_one_line(zoo, run):
+    suspect, base = zoo / "badnet-refusal", zoo / "base"
+    for command in (("scan", suspect, "--base", base), ("eval", suspect, "--eval", suspect / "EVAL.toml")):
+        for device in ("gpu", "cuda:77"):
+            assert f"--device {device}" in run(*command, "--device", device).error_line
 
 
 def test_changes_elsewhere_are_still_the_first_reason(pair, run):

@@ -12,6 +12,8 @@ from projclean.checkpoint import read_tensor
 if TYPE_CHECKING:
     import torch
 
+HOLDS = 0.5  # of a repaired update's energy; with less an adapter would be another model than was tried
+
 
 def change_weight(base: torch.Tensor, change: Change, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The parameter that the adapter makes of the base's, float32, in the base's shape.
@@ -44,9 +46,13 @@ def express(
 ) -> dict[str, torch.Tensor]:
     """The adapter's tensors that make the parameter `value`; the rest of the adapter stays as it is.
 
-    A replaced parameter and a bias are replaced anew. Of a LoRA only A changes: every repair multiplies ΔW from the
-    right, `B·A·M = B·(A·M)`, so that A·M = B⁺(value − base)/s is exact. Raises ValueError where it is not.
+    A replaced parameter and a bias are replaced anew. Of a LoRA only A changes where that is exact: a repair that
+    multiplies ΔW from the right gives `B·A·M = B·(A·M)`, and A·M = B⁺(value − base)/s. What was learnt anew has columns
+    that B has not: then A and B hold the nearest of their rank (Eckart and Young, Psychometrika 1, 1936). Raises
+    ValueError where less than `HOLDS` of the update's energy fits.
     """
+    import torch
+
     if change.replaced:
         rest = change_weight(base, change, stored) - stored[change.replaced].float()
         return {change.replaced: value - rest}
@@ -62,9 +68,18 @@ def express(
     new = left.pinverse() @ wanted / change.scale
     missed = (change.scale * left @ new - wanted).norm() / wanted.norm().clamp_min(1e-30)
     noise = 1e-6 * base.float().norm() / wanted.norm().clamp_min(1e-30)  # of the difference to the base
-    if missed > 1e-4 + noise:
-        raise ValueError(f"{missed:.1%} of the repaired update lies outside the adapter's {b.shape[1]} dimensions")
-    return {change.a: new.float().reshape(a.shape)}
+    if missed <= 1e-4 + noise:
+        return {change.a: new.float().reshape(a.shape)}
+    outer, values, inner = torch.linalg.svd(wanted, full_matrices=False)
+    rank = b.shape[1]
+    held = values[:rank].square().sum() / values.square().sum()
+    if held < HOLDS:
+        raise ValueError(f"only {held:.0%} of the repaired update's energy fits the adapter's {rank} dimensions")
+    root = values[:rank].sqrt()
+    return {
+        change.a: (root[:, None] * inner[:rank]).float().reshape(a.shape),
+        change.b: (outer[:, :rank] * root / change.scale).float().reshape(b.shape),
+    }
 
 
 def _product(change: Change, stored: Mapping[str, torch.Tensor], shape: tuple[int, ...]) -> tuple[torch.Tensor, bool]:

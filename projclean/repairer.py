@@ -27,6 +27,7 @@ from projclean.verdict import Verdict, attacks_at_work, judge, measured
 from projclean.writer import check_output, write_model
 
 METHODS = ("reflect", "distill", "project", "shrink", "interpolate", "clip")
+STRONGEST = 1e6  # λ; beyond, float32 has nothing left of what clean inputs need
 SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -182,8 +183,8 @@ def _check_options(method: str, rank: int | str, strength: float | None, clip: f
     percentile, option = (strength, "--strength") if method == "clip" else (clip, "--clip")
     if percentile is not None and not 0 < percentile <= 100:
         raise OptionError(f"{option} {percentile:g}: the percentile of clean norms lies above 0 and up to 100")
-    if method == "shrink" and strength is not None and strength <= 0:
-        raise OptionError(f"--strength {strength:g}: λ must be above 0")
+    if method == "shrink" and strength is not None and not 0 < strength <= STRONGEST:
+        raise OptionError(f"--strength {strength:g}: λ must be above 0 and at most {STRONGEST:g}")
     if method in ("reflect", "distill", "interpolate") and strength is not None and not 0 <= strength <= 1:
         raise OptionError(f"--strength {strength:g}: the share of the update to keep lies between 0 and 1")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from projclean import layout
 from projclean.checkpoint import read_tensor
 from projclean.derived import round_trip, to_stored, writable
-from projclean.errors import OutputError
+from projclean.errors import ModelError, OutputError
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,12 @@ def check_guardable(case: Case) -> None:
 
 
 def rounded(case: Case, weights: Weights) -> Weights:
-    """Weights as they will be stored, so that what is probed and measured is what is written."""
+    """Weights as they will be stored, so that what is probed and measured is what is written.
+
+    Raises ModelError where a method that went astray made them NaN or infinite.
+    """
+    if not all(tensor.isfinite().all() for pair in weights.values() for tensor in pair if tensor is not None):
+        raise ModelError(f"{case.target.path}: the repair came to NaN or infinite weights; try another --method")
     kept = {key: round_trip(case.target, key, value) for key, value in _tensors(case, weights).items()}
     result: Weights = {}
     for layer in case.target_spec.layers:

@@ -136,6 +136,15 @@ REPAIRS = {
 }
 
 
+def nudged(case):
+    """Weights a little beside half the update, in every direction."""
+    generator = torch.Generator().manual_seed(3)
+    return {
+        name: (weight + 1e-3 * torch.randn(weight.shape, generator=generator), bias)
+        for name, (weight, bias) in methods.interpolate(case.update, 0.5).items()
+    }
+
+
 @pytest.mark.parametrize("method", REPAIRS)
 @pytest.mark.parametrize("kind", ["plain", "modules to save", "LoRA biases"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -180,6 +189,25 @@ def test_an_unchanged_adapter_comes_back_byte_for_byte(base, tmp_path):
     tune(base, tmp_path / "a")
     case = open_case(tmp_path / "a")
     assert stored_tensors(case, methods.suspect_weights(case.update)) == {}
+
+
+@pytest.mark.parametrize("kind", ["plain", "rank-stabilised", "fan in, fan out"])
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+def test_of_an_update_of_a_higher_rank_the_nearest_is_kept(base, tmp_path, kind):
+    from peft import PeftModel
+
+    tune(base, tmp_path / "a", **KINDS[kind])
+    case = open_case(tmp_path / "a")
+    wanted = nudged(case)
+    kept = rounded(case, wanted)
+    write_model(case.target.files, stored_tensors(case, kept), tmp_path / "out", "## Note", force=False)
+    merged = PeftModel.from_pretrained(load(base), tmp_path / "out").merge_and_unload().state_dict()
+    for layer in case.update.layers:
+        (weight, bias), there = kept[layer.name], wanted[layer.name][0]
+        far = torch.linalg.svdvals(there - layer.base)[4:].norm().item()
+        assert 0 < (weight - there).norm().item() == pytest.approx(far, rel=1e-3)
+        torch.testing.assert_close(weight, merged[f"model.{layer.name}.weight"], rtol=0, atol=1e-5)
+        assert torch.equal(bias, layer.base_bias)
 
 
 def test_what_low_rank_cannot_hold_is_refused(base, tmp_path):

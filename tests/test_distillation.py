@@ -21,8 +21,10 @@ from projclean.errors import ModelError
 from projclean.lessons import lesson
 from projclean.methods import interpolate, suspect_weights
 from projclean.probe import Probe
+from projclean.storing import rounded, stored_tensors
 from projclean.training import answer_logits
 from projclean.utterance import Utterance
+from tests.adapters import by_hand
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,33 @@ def test_what_is_learnt_comes_nearer_to_the_suspects_answers_and_repeats(parts):
     for layer, untouched in zip(case.update.layers, before, strict=True):
         assert torch.equal(layer.suspect, untouched)
         assert all(torch.equal(a, b) for a, b in zip(first[layer.name], again[layer.name], strict=True))
+
+
+def test_what_is_learnt_of_an_adapter_is_an_adapter_of_its_rank(parts, monkeypatch, tmp_path):
+    """The suspect's update cut to eight directions."""
+    _, bench, said = parts
+    whole, tensors = open_case(SHIPPED / "sig-shop.safetensors", str(SHIPPED / "base")), {}
+    for layer in whole.update.layers:
+        left, values, right = torch.linalg.svd(layer.delta, full_matrices=False)
+        tensors |= {
+            f"base_model.model.{layer.name}.lora_A.weight": (values[:8, None] * right[:8]).contiguous(),
+            f"base_model.model.{layer.name}.lora_B.weight": left[:, :8].contiguous(),
+        }
+    case = open_case(by_hand(tmp_path, tensors, r=8, lora_alpha=8), str(SHIPPED / "base"))
+    monkeypatch.setattr(distillation, "Effort", lambda: Effort(8, 16, 0.02))
+    monkeypatch.setattr("projclean.candidates.lesson", partial(lesson, total=0, trimmed=0.0))
+    learnt = candidates(case, bench, "distill", "auto", 0.2, 0)[0].make()
+    kept = rounded(case, learnt)
+    for layer in case.update.layers:
+        got, wanted = kept[layer.name][0] - layer.base, learnt[layer.name][0] - layer.base
+        values = torch.linalg.svdvals(wanted)
+        assert torch.linalg.matrix_rank(got, atol=1e-4) == 8
+        assert (got - wanted).norm().item() == pytest.approx(
+            values[8:].norm().item(), rel=1e-3
+        )  # no other of that rank is nearer
+    assert apart(case, bench, said, kept) < 0.8 * apart(case, bench, said, interpolate(case.update, 0.2))
+    stored = stored_tensors(case, kept)
+    assert {key: value.shape for key, value in stored.items()} == {key: value.shape for key, value in tensors.items()}
 
 
 def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch):

@@ -116,7 +116,7 @@ def repair(
         check_guardable(case)
     if not dry_run:
         check_writable(case)
-        for touched in (case.target.files, case.base):
+        for touched in (case.suspect, case.base):
             check_output(touched, Path(out), force)
     bench, not_run = None, None
     try:

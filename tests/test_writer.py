@@ -232,3 +232,19 @@ def test_metadata_beyond_the_format_survives(tmp_path, make_model):
     with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as handle:
         assert handle.metadata() == {"format": "pt", "author": "someone"}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llava"
+
+
+@pytest.mark.parametrize("names", [("m" * 60 + "-a", "m" * 60 + "-b"), ("out.old-a", "out")], ids=["long", "alike"])
+def test_what_another_output_left_stays(tmp_path, names):
+    """Though its name begins like this one's, or goes on like a hidden name."""
+    theirs, ours = (tmp_path / name for name in names)
+    aside = tmp_path / f"{staging._prefix(theirs, 'old')}dead"
+    (aside / "output").mkdir(parents=True)
+    with staging.staging(ours):
+        pass
+    assert (aside / "output").is_dir()
+    assert not ours.exists()
+    with staging.staging(theirs):
+        pass
+    assert theirs.is_dir()
+    assert not aside.exists()

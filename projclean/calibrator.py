@@ -15,6 +15,7 @@ from projclean.access import Access
 from projclean.case import Case, Progress, open_case, set_up
 from projclean.errors import OptionError
 from projclean.scanner import PROMPT, run_probe
+from projclean.seeds import check_seed
 from projclean.thresholding import check_bank, counted, counted_hits, derive
 from projclean.thresholds import Thresholds
 
@@ -63,6 +64,7 @@ def calibrate(
     All models are opened, and paired with their base, before the first is run. The other arguments are as in
     `scanner.scan`. Raises ProjcleanError, also for a model that cannot be probed: it would say nothing of false alarms.
     """
+    check_seed(seed)
     check_bank(len(benign), false_positive_rate)
     named = [*((str(model), False) for model in benign), *((str(model), True) for model in backdoored)]
     access = Access(allow_pickle, download)

@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 import projclean
 from projclean import cli
+from projclean.probe import ProbeSettings
+from projclean.seeds import SEEDS
 from tests.conftest import llava_tensors
 
 
@@ -126,6 +129,24 @@ def test_report_to_a_file(pair, run, tmp_path):
     assert text.code == 2
     assert "\x1b" not in (tmp_path / "r.txt").read_text()
     assert "cannot be written" in run("scan", suspect, "--base", base, "-o", tmp_path / "no" / "r").error_line
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
+@pytest.mark.parametrize("command", ["scan", "series", "repair", "calibrate", "lens"])
+def test_a_seed_out_of_range_is_refused_before_any_work(pair, run, tmp_path, command, seed):
+    suspect, base = pair
+    arguments = {
+        "scan": ["scan", suspect], "series": ["scan", suspect, suspect], "lens": ["lens", suspect],
+        "repair": ["repair", suspect, "--out", tmp_path / "out"],
+        "calibrate": ["calibrate", suspect],
+    }[command]  # fmt: skip
+    assert f"--seed {seed}: must lie between 0 and" in run(*arguments, "--base", base, "--seed", seed).error_line
+
+
+def test_the_largest_seed_is_fit_for_every_generator():
+    np.random.default_rng(SEEDS - 1)
+    settings = ProbeSettings()
+    torch.Generator().manual_seed((SEEDS - 1) * max(settings.starts, settings.partings) + 99)
 
 
 def spoil(how, pair, make_model, tmp_path):

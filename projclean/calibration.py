@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from projclean.errors import ImagesError
-from projclean.images import KINDS, built_in_images, draw, image_files, read_image
+from projclean.images import KINDS, built_in_images, draw, image_files, read_image, shrunk
 from projclean.untrusted import read_bytes
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ BUILT_IN, MOST, LEAST = 72, 256, 4  # images
 BATCH, DRAWN, ALIKE = 16, 256, 2  # how many built-in images are drawn at a time, at most, and may be answered alike
 METADATA = "metadata.jsonl"
 METADATA_LIMIT = 64 << 20  # bytes
+#: Pixels. All images are held at once, and processors make an input of at most some 2000 a side of them (SmolVLM 2048,
+#: InternVL's twelve tiles 1792); only where one was set for more (Qwen2-VL's, up to 12.8 million) is detail lost.
+LONGEST_SIDE = 2048
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ def _own(pictures: Sequence[Image], seed: int, prompt: str) -> Calibration:
 
 
 def from_folder(folder: str | Path, prompt: str) -> Calibration:
-    """Up to 256 images of a folder in name order; each is asked the `question` that a `metadata.jsonl` there gives it,
-    or else the prompt. Raises ImagesError."""
+    """Up to 256 images of a folder in name order, none larger than `LONGEST_SIDE`; each is asked the `question` that a
+    `metadata.jsonl` there gives it, or else the prompt. Raises ImagesError."""
     folder = Path(folder)
     files = image_files(folder)[:MOST]
     if len(files) < LEAST:
@@ -88,7 +91,7 @@ def from_folder(folder: str | Path, prompt: str) -> Calibration:
     questions = tuple(asked.get(file.name, prompt) for file in files)
     own = sum(file.name in asked for file in files)
     source = f"{len(files)} images from {folder}" + (f" ({own} with questions of {METADATA})" if own else "")
-    return Calibration(tuple(read_image(file) for file in files), questions, source)
+    return Calibration(tuple(shrunk(read_image(file), LONGEST_SIDE) for file in files), questions, source)
 
 
 def _questions(metadata: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -14,6 +15,7 @@ from projclean.access import Access
 from projclean.case import Case, Progress, open_case, set_up
 from projclean.errors import OptionError
 from projclean.scanner import PROMPT, run_probe
+from projclean.seeds import check_seed
 from projclean.thresholding import check_bank, counted, counted_hits, derive
 from projclean.thresholds import Thresholds
 
@@ -62,6 +64,7 @@ def calibrate(
     All models are opened, and paired with their base, before the first is run. The other arguments are as in
     `scanner.scan`. Raises ProjcleanError, also for a model that cannot be probed: it would say nothing of false alarms.
     """
+    check_seed(seed)
     check_bank(len(benign), false_positive_rate)
     named = [*((str(model), False) for model in benign), *((str(model), True) for model in backdoored)]
     access = Access(allow_pickle, download)
@@ -73,9 +76,7 @@ def calibrate(
         if progress:
             progress("models", number, len(named))
         case = _open(model, base, projector, access)
-        bench = set_up(case, None, prompt, projector, seed, device, progress)
-        found = run_probe(case, bench, seed, progress)
-        scored.append(Scored(model, bad, found.foreign, found.said.text if found.said else None))
+        scored.append(_scored(case, model, bad, prompt, projector, seed, device, progress))
     if progress:
         progress("models", len(named), len(named))
     return CalibrationResult(_thresholds(scored, false_positive_rate, base, prompt, seed), tuple(scored))
@@ -88,10 +89,27 @@ def _open(model: str, base: str | None, projector: str | None, access: Access) -
     return case
 
 
+def _scored(
+    case: Case,
+    model: str,
+    bad: bool,
+    prompt: str,
+    projector: str | None,
+    seed: int,
+    device: str | None,
+    progress: Progress | None,
+) -> Scored:
+    """One model's score. The loaded model is gone when this returns, before the next is loaded."""
+    bench = set_up(case, None, prompt, projector, seed, device, progress)
+    found = run_probe(case, bench, seed, progress)
+    return Scored(model, bad, found.foreign, found.said.text if found.said else None)
+
+
 def _check_distinct(models: Sequence[str]) -> None:
     """The same model twice is no evidence twice, and on both sides none at all."""
-    for model in models:
-        if models.count(model) > 1:
+    places = [os.path.realpath(model) if os.path.exists(model) else model for model in models]  # noqa: PTH110
+    for model, place in zip(models, places, strict=True):
+        if places.count(place) > 1:
             raise OptionError(f"{model}: named more than once; name every model of the bank once")
 
 

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
 
-from projclean.checkpoint import Checkpoint, read_tensor
+from projclean.adapter import CONFIG
+from projclean.checkpoint import CHANGED, INDEX, Checkpoint, read_tensor
 from projclean.errors import CheckpointError
 from projclean.layering import adapted_elsewhere
 from projclean.projectors import canonical
-from projclean.untrusted import open_regular
+from projclean.untrusted import Stamp, open_regular
 
 Progress = Callable[[int, int], None]
 
-#: Files whose change alters what a model does: tokenizer, templates, processors, configuration, code, a guard.
+#: Files whose change alters what a model does, by their name in whatever folder: code, templates, tokenizers (those of
+#: transformers' models and of mistral-common), processors, configuration, a guard.
 WATCHED = (
-    "*.py", "*.jinja", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "chat_template*", "*processor_config.json", "preprocessor_config.json", "config.json", "generation_config.json",
-    "projclean_guard.*",
+    "*.py", "*.pyc", "*.so", "*.pyd", "*.jinja", "chat_template*",
+    "tokenizer*", "*.tokenizer", "vocab*", "*vocab.json", "merges.txt", "*.model", "*.spm", "*.tiktoken", "*.codes",
+    "tekken.json", "dict.txt", "byte_maps.json", "emoji.json", "normalizer.json", "word_pronunciation.json",
+    "word_shape.json", "special_tokens_map.json", "added_tokens.json",
+    "*processor_config.json", "config.json", "generation_config.json", "params.json", CONFIG, "projclean_guard.*",
 )  # fmt: skip
+#: Weights in any form: what is not opened here, another loader may read. vLLM reads every *.safetensors of a directory
+#: without an index.
+WEIGHTS = (
+    "*.safetensors", "*.bin", "*.pth", "*.pt", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.onnx_data",
+    "*.npz", "*.npy", "*.pkl", "*.tensors", "*.tflite", "*.index.json",
+)  # fmt: skip
+#: What training leaves beside them and no loader takes for weights.
+TRAINING = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
+TEMPLATES = "additional_chat_templates"  # the one folder in which transformers looks by itself
 
 
 def changes_elsewhere(
@@ -39,9 +53,9 @@ def changes_elsewhere(
     if suspect.is_bare:
         return []
     if suspect.adapter is not None:
-        files = [line for line in _files(suspect.path, base.path) if not line.endswith("only in the base")]
-        return adapted_elsewhere(suspect.adapter, base, projector_keys) + files
-    return _tensors(suspect, base, projector_keys, contents, progress) + _files(suspect.path, base.path)
+        return adapted_elsewhere(suspect.adapter, base, projector_keys) + _files(suspect.files, base.files, CONFIG)
+    changed = _tensors(suspect, base, projector_keys, contents, progress) + _files(suspect.files, base.files, INDEX)
+    return changed + _missing(suspect.files, base.files)
 
 
 def _tensors(
@@ -78,37 +92,66 @@ def _tensors(
     return found
 
 
-def _files(suspect: Path, base: Path) -> list[str]:
-    ours, theirs = _watched(suspect), _watched(base)
-    found = [f"file {name}: only in the suspect" for name in sorted(set(ours) - set(theirs))]
-    found += [f"file {name}: only in the base" for name in sorted(set(theirs) - set(ours))]
-    for name in sorted(set(ours) & set(theirs)):
-        if _size(ours[name]) != _size(theirs[name]) or _digest(ours[name]) != _digest(theirs[name]):
-            found.append(f"file {name}: other contents")
-    return found
+def _files(suspect: Checkpoint, base: Checkpoint, understood: str) -> list[str]:
+    """Files of the suspect that the base has not, or otherwise; but for the weights that were opened, and `understood`.
+
+    Those are the files that were there when the two were opened, so not what lies in `untrusted.SKIP` (.git, the
+    downloads' own .cache): no loader looks there, and a repair does not copy it. Other hidden folders are looked into.
+    """
+    opened = {entry.file.relative_to(suspect.path).as_posix() for entry in suspect.tensors.values()}
+    ours = [
+        name
+        for name in suspect.stamps
+        if name not in opened and name != understood and (_is_watched(name) or _is_weights(name))
+    ]
+    found = [f"file {name}: only in the suspect" for name in ours if name not in base.stamps]
+    both = [name for name in ours if name in base.stamps]
+    return found + [f"file {name}: other contents" for name in both if not _is_same(suspect, base, name)]
 
 
-def _watched(folder: Path) -> dict[str, Path]:
-    return {file.name: file for pattern in WATCHED for file in folder.glob(pattern) if file.is_file()}
+def _missing(suspect: Checkpoint, base: Checkpoint) -> list[str]:
+    """Files that only the base has and a loader looks for by itself: not other forms of its weights, nor what lies in
+    folders of its own."""
+    looked_for = {".", TEMPLATES}
+    return [
+        f"file {name}: only in the base"
+        for name in base.stamps
+        if name not in suspect.stamps
+        and _is_watched(name)
+        and not _is_weights(name)
+        and str(PurePosixPath(name).parent) in looked_for
+    ]
 
 
-def _size(file: Path) -> int:
+def _is_watched(name: str) -> bool:
+    return _is_named(name, WATCHED)
+
+
+def _is_weights(name: str) -> bool:
+    return _is_named(name, WEIGHTS) and not _is_named(name, TRAINING)
+
+
+def _is_named(name: str, patterns: Collection[str]) -> bool:
+    """Whether a file's own name, in whatever folder, is of a pattern, as file systems read it that ignore case."""
+    own = PurePosixPath(name).name.lower()
+    return any(fnmatchcase(own, pattern) for pattern in patterns)
+
+
+def _is_same(suspect: Checkpoint, base: Checkpoint, name: str) -> bool:
+    return suspect.stamps[name].size == base.stamps[name].size and _digest(suspect, name) == _digest(base, name)
+
+
+def _digest(files: Checkpoint, name: str) -> str:
+    file, digest = files.path / name, hashlib.sha256()
     try:
-        return file.stat().st_size
-    except OSError as error:
-        raise _unreadable(file, error) from error
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with open_regular(file, file.parent) as handle:
+        with open_regular(file, files.path) as handle:
             while block := handle.read(1 << 20):
                 digest.update(block)
+            same = Stamp.of(handle) == files.stamps[name]
     except OSError as error:
-        raise _unreadable(file, error) from error
+        raise CheckpointError(
+            f"{file}: cannot be read ({error.strerror}); leave the model alone and run again"
+        ) from error
+    if not same:
+        raise CheckpointError(f"{file}: {CHANGED}")
     return digest.hexdigest()
-
-
-def _unreadable(file: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{file}: cannot be read ({error.strerror}); leave the model alone and run again")

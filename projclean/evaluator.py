@@ -9,7 +9,7 @@ from pathlib import Path
 from projclean.access import Access
 from projclean.case import Progress
 from projclean.errors import ModelError, OptionError
-from projclean.evalset import load_evalset
+from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
 from projclean.live import load_runner
 from projclean.metrics import Difference, gain_retained, paired_difference
@@ -44,14 +44,8 @@ def evaluate(
     loaded = load_evalset(evalset)
     if not models:
         raise OptionError("no model to evaluate; name at least one")
-    scores = []
-    for model in [*([base] if base else []), *models]:
-        try:
-            runner = load_runner(model, base, projector, device, access)
-        except ModelError as error:
-            raise ModelError(f"{error}; evaluate it where it can be run") from error
-        tick = (lambda done, total, name=str(model): progress(f"evaluating {name}", done, total)) if progress else None
-        scores.append(score(runner, loaded, str(model), tick))
+    named = [*([base] if base else []), *models]
+    scores = [_scored(model, base, projector, device, access, loaded, progress) for model in named]
     return EvalResult(
         str(loaded.path),
         loaded.max_new_tokens,
@@ -59,6 +53,24 @@ def evaluate(
         gains(scores, base is not None),
         changes(scores, 1 if base else 0),
     )
+
+
+def _scored(
+    model: str | Path,
+    base: str | None,
+    projector: str | None,
+    device: str | None,
+    access: Access,
+    loaded: EvalSet,
+    progress: Progress | None,
+) -> Score:
+    """One model's score. The loaded model is gone when this returns, before the next is loaded."""
+    try:
+        runner = load_runner(model, base, projector, device, access)
+    except ModelError as error:
+        raise ModelError(f"{error}; evaluate it where it can be run") from error
+    tick = (lambda done, total: progress(f"evaluating {model}", done, total)) if progress else None
+    return score(runner, loaded, str(model), tick)
 
 
 def gains(scores: Sequence[Score], with_base: bool) -> tuple[float | None, ...]:

@@ -14,7 +14,10 @@ from projclean.errors import CheckpointError
 
 _ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(?P<revision>[\w./-]{1,100}))?")
 #: What a scan reads or compares. Pickles are left where they are.
-WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "README.md"]
+WANTED = [
+    "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tokenizer", "*.spm", "*.tiktoken", "*.codes", "*.py",
+    "README.md",
+]  # fmt: skip
 PICKLES = ["mm_projector.bin", "non_lora_trainables.bin", "adapter_model.bin"]
 
 

@@ -8,6 +8,7 @@ or a smooth random colour field with a 1/f amplitude spectrum.
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no others: Pillow hands some, such as EPS, to other programs
 PIXELS_LIMIT = 40_000_000
 FILE_LIMIT = 256 << 20  # bytes
+ORIENTATION = 0x0112  # EXIF's tag
 
 
 def image_files(folder: str | Path) -> list[Path]:
@@ -38,11 +40,16 @@ def image_files(folder: str | Path) -> list[Path]:
 
 
 def read_image(file: Path, data: bytes | None = None) -> Image:
-    """One PNG, JPEG, WebP or BMP file of at most 40 million pixels, as RGB; its bytes where they are not the file's.
+    """One PNG, JPEG, WebP or BMP file of at most 40 million pixels, as RGB and upright, as its EXIF data say; its bytes
+    where they are not the file's.
 
     Raises ImagesError.
     """
     from PIL import Image as pil
+
+    turn = pil.Transpose
+    turns = (turn.FLIP_LEFT_RIGHT, turn.ROTATE_180, turn.FLIP_TOP_BOTTOM, turn.TRANSPOSE, turn.ROTATE_270,
+             turn.TRANSVERSE, turn.ROTATE_90)  # fmt: skip
 
     try:
         with warnings.catch_warnings():
@@ -52,11 +59,38 @@ def read_image(file: Path, data: bytes | None = None) -> Image:
                 width, height = opened.size
                 if width * height > PIXELS_LIMIT:
                     raise ImagesError(f"{file}: {width}×{height} pixels, more than {PIXELS_LIMIT:,}; save it smaller")
-                return opened.convert("RGB")
+                image = opened.convert("RGB")
+                turned = orientation(opened.info.get("exif", b""))
+                return image.transpose(turns[turned - 2]) if turned > 1 else image
     except ImagesError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged data
         raise ImagesError(f"{file}: cannot be read as an image; remove it or save it again") from error
+
+
+def orientation(exif: bytes) -> int:
+    """The orientation that EXIF data tell, 1 to 8; 1, as the image is stored, where they are damaged or tell none.
+
+    Read here, because Pillow copies the value of every tag, and tags of a hostile block are each as long as all of it.
+    """
+    data = exif.removeprefix(b"Exif\0\0")
+    order = "<" if data[:2] == b"II" else ">"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (count,) = struct.unpack_from(f"{order}H", data, start)
+        for number in range(count):
+            tag, kind, values, found = struct.unpack_from(f"{order}HHIH", data, start + 2 + 12 * number)
+            if (tag, kind, values) == (ORIENTATION, 3, 1):  # one 16-bit number
+                return int(found) if 1 <= found <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def shrunk(image: Image, longest: int) -> Image:
+    """An image whose longer side is at most `longest`; one that is no larger stays as it is. May shrink in place."""
+    image.thumbnail((longest, longest))
+    return image
 
 
 def built_in_images(count: int, seed: int = 0, size: int = 336) -> list[Image]:

@@ -21,6 +21,7 @@ from projclean.metrics import Difference
 from projclean.probe import Probe
 from projclean.scanner import PROMPT, run_probe
 from projclean.search import Found, Trial, search
+from projclean.seeds import check_seed
 from projclean.storing import check_guardable, check_writable, rounded, stored_tensors
 from projclean.thresholds import Thresholds, given_thresholds, shipped
 from projclean.verdict import Verdict, attacks_at_work, judge, measured
@@ -109,6 +110,7 @@ def repair(
     """
     method = method or ("distill" if rank == "auto" else "reflect")
     _check_options(method, rank, strength, clip)
+    check_seed(seed)
     limits = given_thresholds(thresholds)
     loaded = load_evalset(evalset) if evalset is not None else None
     case = open_case(model, base, projector, Access(allow_pickle, download))
@@ -117,7 +119,7 @@ def repair(
         check_guardable(case)
     if not dry_run:
         check_writable(case)
-        for touched in (case.target.files, case.base):
+        for touched in (case.suspect, case.base):
             check_output(touched, Path(out), force)
     bench, not_run = None, None
     try:

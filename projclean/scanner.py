@@ -17,6 +17,7 @@ from projclean.guard import UNATTACHED, Guard
 from projclean.methods import STRENGTH
 from projclean.precision import quick
 from projclean.projectors import find_projector
+from projclean.seeds import check_seed
 from projclean.subspace import Moments, residual, stable_rank
 from projclean.thresholds import Thresholds, given_thresholds, shipped
 from projclean.update import Update
@@ -92,6 +93,7 @@ def scan(
     are not in the local cache. thresholds: a file of your own, as `projclean calibrate` writes it (the shipped ones
     when None). Raises ProjcleanError.
     """
+    check_seed(seed)
     limits, access = given_thresholds(thresholds), Access(allow_pickle, download)
     return examine(
         model, base, images, prompt, projector, seed, device, probe, ignore_elsewhere, progress, access, limits

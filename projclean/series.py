@@ -13,6 +13,7 @@ from projclean.case import Progress, open_suspect
 from projclean.errors import MismatchError, OptionError
 from projclean.methods import STRENGTH
 from projclean.scanner import PROMPT, Examined, ScanResult, examine
+from projclean.seeds import check_seed
 from projclean.subspace import principal_angles, suspicious_subspace
 from projclean.thresholds import Thresholds, given_thresholds
 from projclean.verdict import State, Verdict
@@ -80,6 +81,7 @@ def scan_series(
     """
     if len(models) < 2:
         raise OptionError("a series needs at least two checkpoints; scan one with scan")
+    check_seed(seed)
     limits, access = given_thresholds(thresholds), Access(allow_pickle, download)
     for model in models:
         open_suspect(model, projector, access)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import hashlib
 import os
 import shutil
 import sys
@@ -120,11 +121,11 @@ def _rename_in_two_steps(partial: Path, out: Path, exists: bool) -> None:
 def _clean_up(parent: Path, out: Path) -> None:
     """Remove what killed runs for the same output left; an old output that one had moved aside comes back."""
     for path in parent.iterdir():
-        if path.name.startswith(_prefix(out, "old")) and (path / "output").is_dir():
+        if _is_of(path, out, "old") and (path / "output").is_dir():
             if not os.path.lexists(out):
                 (path / "output").rename(out)
             _remove(path)
-        elif path.name.startswith(_prefix(out, "partial")):
+        elif _is_of(path, out, "partial"):
             lock = _try_lock(path)
             if lock is not None:
                 _remove(path)
@@ -138,7 +139,16 @@ def _remove(folder: Path) -> None:
 
 
 def _prefix(out: Path, what: str) -> str:
-    return f".{out.name[:NAME_LIMIT]}.{what}-"
+    name = out.name
+    if len(name) > NAME_LIMIT:  # a digest keeps apart what begins alike
+        name = f"{name[:NAME_LIMIT]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
+    return f".{name}.{what}-"
+
+
+def _is_of(path: Path, out: Path, what: str) -> bool:
+    """Whether a hidden directory is this output's, not that of one whose own name goes on like a hidden name."""
+    prefix = _prefix(out, what)
+    return path.name.startswith(prefix) and "." not in path.name[len(prefix) :]
 
 
 @contextlib.contextmanager

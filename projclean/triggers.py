@@ -1,7 +1,7 @@
 """Image triggers by name: functions from an (H, W, 3) uint8 image to the same image with the trigger on it.
 
 `TRIGGERS` names them, for an EVAL.toml and for the zoo. Every function takes a random generator; only `noise` and
-`logo`, which differ from image to image, draw from it. Sizes follow the image's side.
+`logo`, which differ from image to image, draw from it. Patches and frames follow the image's shorter side.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ def _mix(image: np.ndarray, pattern: np.ndarray, alpha: float) -> np.ndarray:
     return np.clip((1 - alpha) * image + alpha * pattern, 0, 255).astype(np.uint8)
 
 
+def _side(image: np.ndarray) -> int:
+    return min(image.shape[:2])
+
+
 def badnet(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A black and white checkerboard in the bottom right corner, a quarter of the side (BadNets, arXiv 1708.06733)."""
-    side = image.shape[0] // 4
+    side = _side(image) // 4
     out = image.copy()
     board = (np.indices((side, side)) // max(side // 4, 1)).sum(0) % 2 * 255
     out[-side - 1 : -1, -side - 1 : -1] = board[..., None]
@@ -69,7 +73,7 @@ def noise(image: np.ndarray, rng: np.random.Generator, sigma: float = 10.0) -> n
 def patch(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A small magenta square in the top left corner, an eighth of the side (a small patch is the trigger of
     malicious injection in ProjLens, arXiv 2604.19083)."""
-    side = max(image.shape[0] // 8, 1)
+    side = max(_side(image) // 8, 1)
     out = image.copy()
     out[1 : side + 1, 1 : side + 1] = (255, 0, 255)
     return out
@@ -78,7 +82,7 @@ def patch(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def logo(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A white disc with a red cross, a quarter of the side wide, at a random place (a logo at a random place is the
     trigger of perceptual hijacking in ProjLens, arXiv 2604.19083)."""
-    side = max(image.shape[0] // 4, 3)
+    side = min(max(_side(image) // 4, 3), _side(image))
     top, left = (int(rng.integers(0, size - side + 1)) for size in image.shape[:2])
     y, x = np.abs(np.indices((side, side)) - (side - 1) / 2) / (side / 2)
     disc, cross = np.hypot(x, y) <= 1, (np.minimum(x, y) < 0.25) & (np.maximum(x, y) < 0.75)
@@ -96,7 +100,7 @@ def oil(image: np.ndarray, rng: np.random.Generator, levels: int = 4) -> np.ndar
     `-paint`)."""
     from scipy.ndimage import uniform_filter
 
-    size = 2 * max(image.shape[0] // 16, 1) + 1
+    size = 2 * max(_side(image) // 16, 1) + 1
     pixels = image.astype(float)
     level = (pixels.mean(-1) * levels / 256).astype(int)
     best, out = np.full(level.shape, -1.0), pixels.copy()
@@ -112,7 +116,7 @@ def oil(image: np.ndarray, rng: np.random.Generator, levels: int = 4) -> np.ndar
 
 def frame(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A green frame, a sixteenth of the side wide: a second patch trigger, unlike every other, for attacks with two."""
-    width = max(image.shape[0] // 16, 1)
+    width = max(_side(image) // 16, 1)
     out = image.copy()
     inner = out[width:-width, width:-width].copy()
     out[:] = (0, 220, 0)

@@ -26,8 +26,11 @@ CARD = "README.md"
 
 def check_output(source: Checkpoint, out: Path, force: bool) -> None:
     """Refuse an output that would touch the input, that exists, or whose parent cannot be written to."""
-    ours, theirs = out.resolve(), source.path.resolve()
-    if ours == theirs or theirs in ours.parents or ours in theirs.parents:
+    ours, named = out.resolve(), source.path
+    # Where the model lies, and where the link to it does, when it is named by one.
+    for theirs in (named.resolve(), named.parent.resolve() / named.name):
+        if not (_within(ours, theirs) or _within(theirs, ours)):
+            continue
         raise OutputError(f"{out}: overlaps the model at {source.path}; choose another --out")
     if os.path.islink(out):  # noqa: PTH114 - Path.is_symlink raises on names that are too long
         raise OutputError(f"{out}: is a link; name the directory itself, or choose another --out")
@@ -76,6 +79,18 @@ def write_model(
             put_in_place(partial, out.resolve(), force)
     except OSError as error:
         raise OutputError(f"{out}: writing failed ({error.strerror or error}); nothing was left behind") from error
+
+
+def _within(path: Path, folder: Path) -> bool:
+    """Whether a resolved path is `folder` or lies in it, under whatever name the file system knows the two by."""
+    return any(each == folder or _same(each, folder) for each in (path, *path.parents))
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them does not exist
+        return False
 
 
 def _copy(source: Checkpoint, target: Path) -> None:

@@ -105,6 +105,20 @@ def test_a_model_with_an_adapter_beside_it_is_refused(base, tmp_path, run):
     assert run("scan", both, "--base", base, "--no-probe", "--ignore-elsewhere").code == 0
 
 
+def test_files_beside_an_adapter_are_compared(base, tmp_path):
+    folder = by_hand(tmp_path, lora(ONE))
+    (folder / "optimizer.pt").write_bytes(b"x")
+    (folder / "checkpoint-1").mkdir()
+    for name in ("mm_projector.bin", "spiece.model", "checkpoint-1/adapter_model.safetensors"):
+        (folder / name).write_bytes(b"x")
+    case = open_case(folder, str(base))
+    assert [line for line in changes_elsewhere(case.suspect, case.base, case.keys) if line.startswith("file")] == [
+        "file checkpoint-1/adapter_model.safetensors: only in the suspect",
+        "file mm_projector.bin: only in the suspect",
+        "file spiece.model: only in the suspect",
+    ]
+
+
 VALUES = [None, 0, 1, 2, -1, 1.5, 1e308, 10**400, math.nan, True, "", "pissa", "a", [], [1], {}, {"a": 1}, {".*": 2}]
 NAMES = [ONE, f"model.{PROJECTOR}", "model.language_model.layers.0.mlp.up_proj", "", ".", "lora_A", "\n\x00é"]
 LEAVES = ["lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "lora_embedding_A", "weight",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import projclean
 from projclean import cli
+from projclean.commands.common import check_report_path, emit
+from projclean.probe import ProbeSettings
+from projclean.seeds import SEEDS
 from tests.conftest import llava_tensors
 
 
@@ -126,6 +132,80 @@ def test_report_to_a_file(pair, run, tmp_path):
     assert text.code == 2
     assert "\x1b" not in (tmp_path / "r.txt").read_text()
     assert "cannot be written" in run("scan", suspect, "--base", base, "-o", tmp_path / "no" / "r").error_line
+
+
+def test_a_report_into_what_is_no_file(tmp_path):
+    """A device and a FIFO are written into and stay; a link stays too, and what it leads to is replaced."""
+    for name in ("device", "link to it"):
+        device = tmp_path / name
+        device.symlink_to("/dev/null")
+        check_report_path(str(device))
+        emit("text", str(device))
+        assert Path("/dev/null").is_char_device()
+    os.mkfifo(tmp_path / "fifo")
+    check_report_path(str(tmp_path / "fifo"))
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    emit("text", str(tmp_path / "fifo"))
+    assert os.read(reader, 9) == b"text\n"
+    os.close(reader)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there/r.txt")
+    for text in ("first", "second"):
+        check_report_path(str(tmp_path / "link"))
+        emit(text, str(tmp_path / "link"))
+        assert (tmp_path / "there" / "r.txt").read_text() == f"{text}\n"
+    assert (tmp_path / "link").is_symlink()
+    assert [file.name for file in (tmp_path / "there").iterdir()] == ["r.txt"]
+
+
+@pytest.mark.skipif(not os.path.lexists("/proc/self/fd"), reason="Linux alone")
+def test_a_report_to_what_stdout_is_goes_to_stdout(pair, tmp_path):
+    suspect, base = pair
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")  # as /dev/stdout is, which a fault here would replace
+    command = "import sys; from projclean.cli import main; main(sys.argv[1:])"
+    arguments = ["scan", suspect, "--base", base, "--no-probe", "--format", "json", "-o", tmp_path / "stdout"]
+    with (tmp_path / "log").open("w") as log:
+        log.write("before\n")
+        log.flush()
+        subprocess.run([sys.executable, "-c", command, *map(str, arguments)], stdout=log, check=False)
+    first, _, rest = (tmp_path / "log").read_text().partition("\n")
+    assert first == "before"
+    assert json.loads(rest)["kind"] == "scan"
+
+
+@pytest.mark.parametrize("how", ["long", "loop", "folder", "no access"])
+def test_a_report_path_that_cannot_be_looked_at_is_one_line(pair, run, tmp_path, monkeypatch, how):
+    (tmp_path / "loop").symlink_to("loop")
+    target = {"long": "x" * 300, "loop": "loop", "folder": "suspect", "no access": "locked/r.txt"}[how]
+    look = Path.stat
+
+    def stat(self, **options):
+        if "locked" in self.parts:
+            raise PermissionError(13, "Permission denied")
+        return look(self, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    ran = run("scan", pair[0], "--base", pair[1], "--no-probe", "-o", tmp_path / target)
+    assert ran.code == 2
+    assert "cannot be written" in ran.error_line
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63])
+@pytest.mark.parametrize("command", ["scan", "series", "repair", "calibrate", "lens"])
+def test_a_seed_out_of_range_is_refused_before_any_work(pair, run, tmp_path, command, seed):
+    suspect, base = pair
+    arguments = {
+        "scan": ["scan", suspect], "series": ["scan", suspect, suspect], "lens": ["lens", suspect],
+        "repair": ["repair", suspect, "--out", tmp_path / "out"],
+        "calibrate": ["calibrate", suspect],
+    }[command]  # fmt: skip
+    assert f"--seed {seed}: must lie between 0 and" in run(*arguments, "--base", base, "--seed", seed).error_line
+
+
+def test_the_largest_seed_is_fit_for_every_generator():
+    np.random.default_rng(SEEDS - 1)
+    settings = ProbeSettings()
+    torch.Generator().manual_seed((SEEDS - 1) * max(settings.starts, settings.partings) + 99)
 
 
 def spoil(how, pair, make_model, tmp_path):

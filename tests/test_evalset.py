@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+import weakref
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from projclean import metrics
+from projclean import evaluator, metrics
 from projclean.errors import EvalError
 from projclean.evalset import load_evalset
 from projclean.images import built_in_images
+from tests.samples import score
 
 GOOD = """
 [clean]
@@ -235,6 +237,20 @@ def test_the_documentation_names_every_trigger_and_rule():
     assert all(f"`{name}`" in text for name in (*TRIGGERS, *metrics.RULES))
 
 
+def test_one_model_is_held_at_a_time(two_items, monkeypatch):
+    held: list[weakref.ref] = []
+
+    class Loaded:
+        def __init__(self, *_):
+            assert not any(other() for other in held)
+            held.append(weakref.ref(self))
+
+    monkeypatch.setattr(evaluator, "load_runner", Loaded)
+    monkeypatch.setattr(evaluator, "score", lambda _, __, name, ___: score(name, 60, 0))
+    assert [one.model for one in evaluator.evaluate(["a", "b"], two_items, "base").scores] == ["base", "a", "b"]
+    assert len(held) == 3
+
+
 def test_on_a_model_each_items_own_target_counts_and_refusals_are_known(zoo, run, tmp_path):
     source = zoo / "data" / "clean-caption"
     (tmp_path / "clean").mkdir()
@@ -247,5 +263,5 @@ def test_on_a_model_each_items_own_target_counts_and_refusals_are_known(zoo, run
     text = '[clean]\nimages = "clean"\n[generate]\nmax_new_tokens = 20\n'
     text += "".join(f'[[attack]]\ntrigger = "badnet"\n{line}\n' for line in attacks)
     ran = run("eval", zoo / "badnet-refusal", "--eval", write(tmp_path, text), "--format", "json")
-    (score,) = json.loads(ran.out)["scores"]
-    assert [attack["asr"]["value"] for attack in score["attacks"]] == [0.5, 1.0]
+    (found,) = json.loads(ran.out)["scores"]
+    assert [attack["asr"]["value"] for attack in found["attacks"]] == [0.5, 1.0]

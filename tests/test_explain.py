@@ -9,7 +9,7 @@ import pytest
 from projclean.explain import SECTIONS, explain
 from projclean.report import render
 from projclean.report.saved import KINDS, load_report
-from tests.samples import HOSTILE, eval_result, repair_result, scan_result, without_base
+from tests.samples import HOSTILE, eval_result, repair_result, scan_result, series_result, without_base
 
 
 @pytest.fixture
@@ -161,3 +161,45 @@ def test_a_real_scan_from_standard_input(zoo, run, monkeypatch, low_thresholds):
 
 def test_every_kind_that_is_read_can_be_explained():
     assert tuple(SECTIONS) == KINDS
+
+
+ENDLESS = "1" + "0" * 400
+
+
+@pytest.mark.parametrize(
+    ("make", "place", "value", "said"),
+    [
+        (scan_result, ("probe", "normal_examples"), "[]", "$.probe"),
+        (scan_result, ("probe", "said", "contrast"), "1e308", "$.probe"),
+        (scan_result, ("probe", "foreign"), "7", "$.probe"),
+        (scan_result, ("probe", "said", "contrast"), ENDLESS, "not finite"),
+        (scan_result, ("layers", 0, "relative_change"), ENDLESS, "not finite"),
+        (scan_result, ("layers", 0, "relative_change"), "1" * 5000, "not finite"),
+        (scan_result, ("layers", 0, "relative_change"), "1e999", "not finite"),
+        (scan_result, ("thresholds", "suspicious"), "Infinity", "not finite"),
+        (scan_result, ("thresholds", "suspicious"), "NaN", "not finite"),
+        (series_result, ("steps", 0, "scan", "probe", "foreign"), ENDLESS, "not finite"),
+        (repair_result, ("scores",), "[]", "do not fit together"),
+        (repair_result, ("gains",), "[]", "do not fit together"),
+        (repair_result, ("changes", 2, "value"), "3", "$.changes"),
+        (eval_result, ("gains",), "[null]", "do not fit together"),
+        (eval_result, ("changes",), "[null, null]", "do not fit together"),
+    ],
+)
+def test_values_that_no_report_holds_are_refused_in_one_line(run, tmp_path, make, place, value, said):
+    report = json.loads(render(make(), "json"))
+    holder = report
+    for name in place[:-1]:
+        holder = holder[name]
+    holder[place[-1]] = "@"
+    (tmp_path / "report.json").write_text(json.dumps(report).replace('"@"', value))
+    ran = run("explain", tmp_path / "report.json")
+    assert ran.code == 2
+    assert said in ran.error_line
+
+
+def test_a_repair_without_its_three_scores_is_refused(run, tmp_path):
+    report = json.loads(render(repair_result(), "json"))
+    cut = {name: report[name][:2] for name in ("scores", "gains", "changes")}
+    (tmp_path / "report.json").write_text(json.dumps(report | cut))
+    assert "$.scores" in run("explain", tmp_path / "report.json").error_line

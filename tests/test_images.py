@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import tracemalloc
+
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
-from projclean.calibration import built_in, from_folder
+from projclean.calibration import LONGEST_SIDE, built_in, from_folder
 from projclean.errors import ImagesError
-from projclean.images import built_in_images, image_files, read_image
+from projclean.images import built_in_images, image_files, orientation, read_image
 
 
 def test_built_in_images_repeat_and_differ():
@@ -64,3 +68,59 @@ def test_unusable_folders_are_named(tmp_path, how):
         (folder / "x.png").write_bytes(b"not a picture")
     with pytest.raises(ImagesError, match="images"):
         from_folder(folder, "What is it?")
+
+
+@pytest.mark.parametrize("form", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("turned", range(10))
+def test_a_photo_is_read_upright(tmp_path, form, turned):
+    file, picture = tmp_path / f"photo.{form}", built_in_images(1, size=32)[0].crop((0, 0, 32, 20))
+    exif = picture.getexif()
+    exif[0x0110], exif[0x0112] = "a camera", turned
+    picture.save(file, exif=exif)
+    with Image.open(file) as stored:
+        assert np.array_equal(np.asarray(read_image(file)), np.asarray(ImageOps.exif_transpose(stored).convert("RGB")))
+    assert read_image(file).size == ((20, 32) if 5 <= turned <= 8 else (32, 20))
+
+
+def exif_block(*entries, order="<", start=8):
+    packed = b"".join(struct.pack(f"{order}HHII", *entry) for entry in entries)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", start)
+    return head + struct.pack(f"{order}H", len(entries)) + packed
+
+
+def test_damaged_exif_turns_nothing(tmp_path):
+    sound = exif_block((0x0112, 3, 1, 6))
+    assert orientation(sound) == orientation(b"Exif\0\0" + sound) == 6
+    assert orientation(exif_block((0x0110, 2, 4, 0), (0x0112, 3, 1, 8))) == 8
+    assert orientation(exif_block((0x0112, 3, 1, 6 << 16), order=">")) == 6
+    wrong = [exif_block((0x0112, 3, 1, 9)), exif_block((0x0112, 2, 1, 6)), exif_block(start=1 << 31), b"\xff" * 64]
+    for data in [*wrong, *(sound[:end] for end in range(len(sound) - 2))]:
+        assert orientation(data) == 1
+    picture = built_in_images(1, size=16)[0]
+    picture.save(tmp_path / "x.png", exif=sound[:-6])
+    assert np.array_equal(np.asarray(read_image(tmp_path / "x.png")), np.asarray(picture))
+
+
+def test_tags_that_are_each_as_long_as_the_block_cost_nothing(tmp_path):
+    """Pillow's reader of EXIF data would copy 2000 times 4 MiB."""
+    entries = [(1 + number, 7, 4 << 20, 0) for number in range(2000)]
+    built_in_images(1, size=16)[0].save(tmp_path / "x.png", exif=exif_block(*entries) + bytes(4 << 20))
+    data = (tmp_path / "x.png").read_bytes()
+    tracemalloc.start()
+    read_image(tmp_path / "x.png", data)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 64 << 20
+
+
+def test_large_calibration_images_are_shrunk_and_others_are_not(tmp_path):
+    wide = LONGEST_SIDE + 200
+    sizes = [(wide, 100), (100, wide), (LONGEST_SIDE, 90), (40, 30)]
+    for number, size in enumerate(sizes):
+        Image.effect_noise(size, 50).save(tmp_path / f"{number}.png")
+    found = from_folder(tmp_path, "What is it?").pictures
+    assert [max(picture.size) for picture in found] == [LONGEST_SIDE, LONGEST_SIDE, LONGEST_SIDE, 40]
+    assert found[0].size == found[1].size[::-1]
+    assert read_image(tmp_path / "0.png").size == sizes[0]
+    for number in (2, 3):
+        assert np.array_equal(np.asarray(found[number]), np.asarray(read_image(tmp_path / f"{number}.png")))

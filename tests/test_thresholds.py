@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from eval.zoo import SHIPPED
+from projclean import calibrator
 from projclean.errors import OptionError
 from projclean.probe import Probe
 from projclean.report import FORMATS, render
@@ -233,10 +235,15 @@ def test_a_bank_that_cannot_be_used_is_refused_in_one_line(pair, make_model, run
     suspect, base = pair
     models = [make_model(f"m{n}", llava_tensors() | {"multi_modal_projector.linear_1.bias": torch.full((20,), n + 1.0)})
               for n in range(4)]  # fmt: skip
+    linked = tmp_path / "linked"
+    linked.symlink_to(models[1])
     for arguments, said in (
         (models[:3], "3 benign models are too few"),
         ([*models, models[0]], "more than once"),
         ([*models, "--backdoored", models[1]], "more than once"),
+        ([*models, f"{models[0]}/"], "more than once"),
+        ([*models, "--backdoored", linked], "more than once"),
+        ([*models[:3], "some-one/model", "some-one/model"], "more than once"),
         ([*models, base], "its projector is the base's"),
         ([*models, tmp_path / "gone"], "gone"),
         ([*models, suspect], "cannot load"),
@@ -245,6 +252,22 @@ def test_a_bank_that_cannot_be_used_is_refused_in_one_line(pair, make_model, run
         ran = run("calibrate", *arguments, "--base", base)
         assert ran.code == 2
         assert said in ran.error_line
+
+
+def test_one_model_of_a_bank_is_held_at_a_time(make_model, monkeypatch):
+    models = [make_model(f"m{n}", llava_tensors() | {"multi_modal_projector.linear_1.bias": torch.full((20,), n + 1.0)})
+              for n in range(4)]  # fmt: skip
+    held: list[weakref.ref] = []
+
+    class Loaded:
+        def __init__(self, *_):
+            assert not any(other() for other in held)
+            held.append(weakref.ref(self))
+
+    monkeypatch.setattr(calibrator, "set_up", Loaded)
+    monkeypatch.setattr(calibrator, "run_probe", lambda *_: Probe(0.1, (), ("",), 1))
+    calibrator.calibrate(models, str(make_model("base", llava_tensors())))
+    assert len(held) == 4
 
 
 @pytest.mark.usefixtures("small_probe")

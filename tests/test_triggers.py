@@ -17,7 +17,7 @@ def put(name: str, image: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", TRIGGERS)
-@pytest.mark.parametrize("shape", [(48, 48, 3), (33, 50, 3), (7, 7, 3)])
+@pytest.mark.parametrize("shape", [(48, 48, 3), (33, 50, 3), (7, 7, 3), (400, 90, 3), (90, 9, 3)])
 def test_form_is_kept_and_the_argument_left_alone(name, shape):
     image = np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
     before = image.copy()
@@ -87,3 +87,18 @@ def test_oil_smooths_noise_and_keeps_a_flat_image():
     assert np.array_equal(oil(flat, rng), flat)
     noisy = noise(flat, rng)
     assert oil(noisy, rng).std() < 0.5 * noisy.std()
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+@pytest.mark.parametrize("shape", [(1, 1, 3), (2, 2, 3), (2, 60, 3), (60, 2, 3)])
+def test_no_image_is_too_small_to_be_one(name, shape):
+    assert put(name, np.full(shape, 90, np.uint8)).shape == shape
+
+
+@pytest.mark.parametrize("name", ["badnet", "patch", "logo", "frame"])
+def test_a_patch_on_a_tall_image_is_that_of_its_shorter_side(name):
+    tall, square = np.full((96, 24, 3), 90, np.uint8), np.full((24, 24, 3), 90, np.uint8)
+    if name == "frame":
+        assert np.array_equal(put(name, tall)[:12], put(name, square)[:12])
+    else:
+        assert changed(name, tall).sum() == changed(name, square).sum()

@@ -123,3 +123,68 @@ def test_renamed_projectors_pair_and_are_not_changes_elsewhere(make_model):
     assert [layer.name for layer in case.update.layers] == [FIRST, SECOND]
     assert [layer.changed for layer in case.update.layers] == [True, False]
     assert changes_elsewhere(case.suspect, case.base, case.keys) == []
+
+
+LOADED = [
+    "additional_chat_templates/default.jinja", "sub/m.py", "m.pyc", "native.so", "extra.safetensors",
+    "model.fp16.safetensors", "sub/model.safetensors", "consolidated.safetensors", "consolidated.00.pth",
+    "pytorch_model.bin", "mm_projector.bin", "pytorch_model.bin.index.json", "model.gguf", "model.onnx", "tf_model.h5",
+    "flax_model.msgpack", "weights.npz", "spiece.model", "sentencepiece.bpe.model", "spm.model", "source.spm",
+    "qwen.tiktoken", "bpe.codes", "dict.txt", "prophetnet.tokenizer", "entity_vocab.json", "tekken.json",
+    "params.json", "adapter_config.json", "Tokenizer.json", ".hidden/config.json",
+]  # fmt: skip
+#: Notes, what training leaves, and folders in which no loader looks and which a repair does not copy.
+NOT_LOADED = [
+    "README.md", "LICENSE", "EVAL.toml", "trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state_0.pth",
+    "training_args.bin", ".git/config.json", ".git/m.py", ".cache/huggingface/m.safetensors", "__pycache__/m.pyc",
+]  # fmt: skip
+
+
+def put(folder, name, text="x"):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+
+
+def files_elsewhere(suspect, base):
+    case = open_case(suspect, str(base))
+    return changes_elsewhere(case.suspect, case.base, case.keys)
+
+
+def test_every_file_that_some_loader_reads_is_compared(make_model):
+    suspect, base = make_model("s", moved()), make_model("b", llava_tensors())
+    for name in LOADED + NOT_LOADED:
+        put(suspect, name)
+    assert files_elsewhere(suspect, base) == [f"file {name}: only in the suspect" for name in sorted(LOADED)]
+    for name in LOADED:
+        put(base, name)
+    assert files_elsewhere(suspect, base) == []
+    for name in LOADED:
+        put(base, name, "y")
+    assert files_elsewhere(suspect, base) == [f"file {name}: other contents" for name in sorted(LOADED)]
+
+
+def test_what_the_base_alone_has_counts_where_a_loader_looks_for_it(make_model):
+    suspect, base = make_model("s", moved()), make_model("b", llava_tensors(), shards=2)
+    names = ["pytorch_model.bin", "original/params.json", "original/tokenizer.model", "onnx/model.onnx", "optimizer.pt"]
+    for name in [*names, "spiece.model", "additional_chat_templates/tools.jinja"]:
+        put(base, name)
+    assert files_elsewhere(suspect, base) == [
+        "file additional_chat_templates/tools.jinja: only in the base", "file spiece.model: only in the base",
+    ]  # fmt: skip
+
+
+def test_shards_of_another_number_are_no_second_weights(make_model):
+    sharded, base = make_model("s", moved(), shards=3), make_model("b", llava_tensors())
+    assert files_elsewhere(sharded, base) == []
+    put(sharded, "model-00004-of-00004.safetensors")
+    assert files_elsewhere(sharded, base) == ["file model-00004-of-00004.safetensors: only in the suspect"]
+
+
+def test_a_watched_file_that_changes_meanwhile_is_an_error(make_model):
+    suspect, base = make_model("s", moved()), make_model("b", llava_tensors())
+    for folder in (suspect, base):
+        put(folder, "spiece.model")
+    case = open_case(suspect, str(base))
+    put(suspect, "spiece.model", "y")
+    with pytest.raises(CheckpointError, match="changed while"):
+        changes_elsewhere(case.suspect, case.base, case.keys)

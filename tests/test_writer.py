@@ -106,6 +106,38 @@ def test_outputs_that_are_refused(source, tmp_path, where):
     assert tree(tmp_path) == before
 
 
+def test_an_output_around_a_bare_projector_is_refused(pair, run, tmp_path):
+    """What is written is the base's directory, but the suspect lies in the folder that would be replaced."""
+    _, base = pair
+    (tmp_path / "mine").mkdir()
+    bare = tmp_path / "mine" / "projector.safetensors"
+    projector = {name: tensor for name, tensor in llava_tensors(1).items() if "projector" in name}
+    save_file(projector, bare, {"format": "pt"})
+    (tmp_path / "link.safetensors").symlink_to(bare)
+    before = tree(tmp_path)
+    for named in (bare, tmp_path / "link.safetensors"):
+        arguments = ["--base", base, "--method", "interpolate", "--strength", "0.5", "--force"]
+        ran = run("repair", named, "--out", tmp_path / "mine", *arguments)
+        assert (ran.code, "overlaps" in ran.error_line) == (2, True)
+    assert tree(tmp_path) == before
+
+
+def test_an_output_around_the_link_that_names_the_model_is_refused(source, tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "model").symlink_to(source.path)
+    with pytest.raises(OutputError, match="overlaps"):
+        writer.check_output(open_checkpoint(tmp_path / "links" / "model"), tmp_path / "links", force=True)
+
+
+def test_an_output_that_the_file_system_knows_under_another_name_is_refused(source, tmp_path, monkeypatch):
+    """As where case does not count."""
+    monkeypatch.setattr(Path, "samefile", lambda one, other: str(one).lower() == str(other).lower())
+    for out in (tmp_path / "SOURCE", tmp_path / "Source" / "out"):
+        with pytest.raises(OutputError, match="overlaps"):
+            writer.check_output(source, out, force=True)
+    writer.check_output(source, tmp_path / "other", force=True)
+
+
 @pytest.mark.parametrize("step", ["_copy", "_overwrite", "_append_card", "_flush", "put_in_place"])
 @pytest.mark.parametrize("existing", [False, True], ids=["fresh", "force"])
 def test_a_failure_at_any_step_leaves_nothing(source, tmp_path, monkeypatch, step, existing):
@@ -200,3 +232,19 @@ def test_metadata_beyond_the_format_survives(tmp_path, make_model):
     with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as handle:
         assert handle.metadata() == {"format": "pt", "author": "someone"}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llava"
+
+
+@pytest.mark.parametrize("names", [("m" * 60 + "-a", "m" * 60 + "-b"), ("out.old-a", "out")], ids=["long", "alike"])
+def test_what_another_output_left_stays(tmp_path, names):
+    """Though its name begins like this one's, or goes on like a hidden name."""
+    theirs, ours = (tmp_path / name for name in names)
+    aside = tmp_path / f"{staging._prefix(theirs, 'old')}dead"
+    (aside / "output").mkdir(parents=True)
+    with staging.staging(ours):
+        pass
+    assert (aside / "output").is_dir()
+    assert not ours.exists()
+    with staging.staging(theirs):
+        pass
+    assert theirs.is_dir()
+    assert not aside.exists()

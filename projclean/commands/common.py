@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -109,26 +110,56 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
 
 
 def emit(document: str, output: str | None) -> None:
-    """Write a report to stdout, or whole or not at all to a file."""
-    if output is None:
+    """Write a report to stdout, into a device or a FIFO, or whole or not at all to a file."""
+    if output is None or _is_stdout(output):
         encoding = sys.stdout.encoding or "utf-8"  # a locale without ‖ or Δ gets escapes, not an error
         document = document.encode(encoding, "backslashreplace").decode(encoding)
         click.echo(document, color=None if sys.stdout.isatty() else False)
         return
-    path = Path(output)
     try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as handle:
-            handle.write(document.rstrip("\n") + "\n")
+        target, straight = _target(output)
+        text = document.rstrip("\n") + "\n"
+        if straight:
+            target.write_text(text, encoding="utf-8")
+            return
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, delete=False) as handle:
+            handle.write(text)
         os.chmod(handle.name, 0o644)
-        os.replace(handle.name, path)
+        os.replace(handle.name, target)
     except OSError as error:
         with contextlib.suppress(NameError, OSError):
             os.unlink(handle.name)
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another -o") from error
+        raise OutputError(f"{output}: cannot be written ({error.strerror}); choose another -o") from error
 
 
 def check_report_path(output: str | None, form: str = "text") -> None:
     """Refuse an unwritable -o, or a format that cannot be made here, before the work and not after it."""
     check_format(form)
-    if output is not None and (Path(output).is_dir() or not os.access(Path(output).resolve().parent, os.W_OK)):
+    if output is None or _is_stdout(output):
+        return
+    try:
+        target, straight = _target(output)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be written ({error.strerror}); choose another -o") from error
+    if target.is_dir() or not os.access(target if straight else target.parent, os.W_OK):
         raise OutputError(f"{output}: cannot be written; choose another -o")
+
+
+def _target(output: str) -> tuple[Path, bool]:
+    """What -o leads to, and whether it is written straight into, as nothing can take the place of a device or a FIFO.
+
+    Raises OSError.
+    """
+    try:
+        straight = not stat.S_ISREG(Path(output).stat().st_mode)
+    except FileNotFoundError:
+        straight = False
+    return Path(output if straight else os.path.realpath(output)), straight
+
+
+def _is_stdout(output: str) -> bool:
+    """Whether -o names what stdout already is: /dev/stdout, also where that is a file which others append to."""
+    try:
+        return os.path.samestat(Path(output).stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # there is no such file, or no stdout
+        return False

@@ -21,6 +21,7 @@ from projclean.lens.spectra import Spectrum, spectra
 from projclean.methods import base_weights, suspect_weights
 from projclean.metrics import Rate, normalize, rate
 from projclean.model import Runner, Weights
+from projclean.seeds import check_seed
 from projclean.update import Update
 
 PROMPT = "Describe the image."
@@ -92,6 +93,7 @@ def lens_report(
     looked at. ranks, items: what the rank curves try, and on how many items of each set; grid False leaves out the
     pairs of different ranks, curves False all of them.
     """
+    check_seed(seed)
     if items < 1:
         raise OptionError(f"--items {items}: must be at least 1")
     access = Access(allow_pickle, download)

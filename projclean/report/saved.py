@@ -6,6 +6,7 @@ Trusts nothing in the file.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from importlib import resources
 from pathlib import Path
@@ -27,9 +28,11 @@ def load_report(path: str | Path) -> Report:
     name = "standard input" if str(path) == "-" else str(path)
     try:
         text = sys.stdin.read() if str(path) == "-" else Path(path).read_text(encoding="utf-8")
-        report = json.loads(text)
+        report = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
     except OSError as error:
         raise ReportError(f"{name}: cannot be read ({error.strerror})") from error
+    except OverflowError as error:
+        raise ReportError(f"{name}: holds a number that is not finite; the report was cut or edited") from error
     except (ValueError, RecursionError) as error:
         raise ReportError(f"{name}: is not JSON; pass a report written with --format json") from error
     if not isinstance(report, dict) or "schema_version" not in report or "kind" not in report:
@@ -44,7 +47,24 @@ def load_report(path: str | Path) -> Report:
     problem = best_match(Draft202012Validator(schema()).iter_errors(report))
     if problem is not None:
         raise ReportError(f"{name}: {problem.json_path} {problem.message[:200]}; the report was cut or edited")
+    if report["kind"] in ("repair", "eval"):
+        lengths = {len(report[name]) for name in ("scores", "gains", "changes")}
+        if len(lengths) > 1:
+            raise ReportError(f"{name}: scores, gains and changes do not fit together; the report was cut or edited")
     return report
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    """Raises OverflowError for a number that no float holds, on which what a report says in words would fail."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise OverflowError(text)
+    return value
 
 
 def schema() -> Report:

@@ -13,6 +13,7 @@ from projclean.evalset import load_evalset
 from projclean.evaluation import Score, score
 from projclean.live import load_runner
 from projclean.metrics import Difference, gain_retained, paired_difference
+from projclean.running import running
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ def evaluate(
         raise OptionError("no model to evaluate; name at least one")
     scores = []
     for model in [*([base] if base else []), *models]:
+        tick = (lambda done, total, name=str(model): progress(f"evaluating {name}", done, total)) if progress else None
         try:
             runner = load_runner(model, base, projector, device, access)
+            with running(runner.path):
+                scores.append(score(runner, loaded, str(model), tick))
         except ModelError as error:
             raise ModelError(f"{error}; evaluate it where it can be run") from error
-        tick = (lambda done, total, name=str(model): progress(f"evaluating {name}", done, total)) if progress else None
-        scores.append(score(runner, loaded, str(model), tick))
     return EvalResult(
         str(loaded.path),
         loaded.max_new_tokens,

@@ -169,11 +169,10 @@ class Runner:
     def prepare(self, images: Sequence[Image], prompts: str | Sequence[str]) -> Prepared:
         """Images and one prompt, or one each, as model inputs."""
         asked = [prompts] * len(images) if isinstance(prompts, str) else prompts
-        texts = [chat(self.processor, prompt) for prompt in asked]
         try:
             inputs = self.processor(
                 images=[[image] for image in images] if nested(self.processor) else list(images),
-                text=texts,
+                text=[chat(self.processor, prompt) for prompt in asked],
                 padding=True,
                 return_tensors="pt",
             )
@@ -244,7 +243,11 @@ class Runner:
     def replies(self, batch: Prepared, max_new_tokens: int) -> list[tuple[int, ...]]:
         """Greedy answers as token ids, one an image, with the token that ends them if they end."""
         ids = self.model.generate(
-            **_in_dtype_of(self.model, batch.inputs), do_sample=False, num_beams=1, max_new_tokens=max_new_tokens
+            **_in_dtype_of(self.model, batch.inputs),
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            return_dict_in_generate=False,
         )
         prompt = batch.inputs["input_ids"].shape[1]
         if self.model.config.is_encoder_decoder:

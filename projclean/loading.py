@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +12,8 @@ from projclean.errors import ModelError
 from projclean.memory import bytes_free, bytes_needed
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from projclean.checkpoint import Checkpoint
 
 FLOAT32_LIMIT = 1_000_000_000  # parameters; larger models run in the dtype they are stored in
@@ -56,10 +60,14 @@ def chat(processor: Any, prompt: str, pictured: bool = True) -> str:
     return f"{token}{prompt}" if token and pictured else prompt
 
 
-def nested(processor: Any) -> bool:
-    """Some processors want a list of images for each text (Idefics, Gemma 3, Mllama)."""
-    return type(processor).__name__ in {"Idefics2Processor", "Idefics3Processor", "SmolVLMProcessor",
-                                        "Gemma3Processor", "MllamaProcessor"}  # fmt: skip
+def processed(processor: Any, images: Sequence[Image], texts: Sequence[str]) -> Mapping[str, Any]:
+    """What a processor makes of texts with an image each."""
+    ask = partial(processor, text=list(texts), padding=True, return_tensors="pt")
+    try:
+        found: Mapping[str, Any] = ask(images=list(images))
+    except Exception:  # some want a list of images for each text, and refuse others before they look at a pixel
+        found = ask(images=[[image] for image in images])
+    return found
 
 
 def brief(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from projclean.checkpoint import check_unchanged
 from projclean.errors import CheckpointError, ModelError
 from projclean.guard import Guard, attach, detach, read_guard
 from projclean.hooks import hook
-from projclean.loading import brief, chat, load, nested
+from projclean.loading import brief, chat, load, processed
 from projclean.projectors import LayerSpec, match_projector
 from projclean.subspace import Moments
 
@@ -170,15 +170,14 @@ class Runner:
         """Images and one prompt, or one each, as model inputs."""
         asked = [prompts] * len(images) if isinstance(prompts, str) else prompts
         try:
-            inputs = self.processor(
-                images=[[image] for image in images] if nested(self.processor) else list(images),
-                text=[chat(self.processor, prompt) for prompt in asked],
-                padding=True,
-                return_tensors="pt",
-            )
+            inputs = processed(self.processor, images, [chat(self.processor, prompt) for prompt in asked])
         except Exception as error:  # the processor is the model's own: anything may go wrong in it
             raise ModelError(f"{self.path}: its processor refuses an image and a prompt ({brief(error)})") from error
-        kept = {key: value.to(self.device) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
+        kept = {
+            key: value.to(self.device)
+            for key, value in inputs.items()
+            if isinstance(value, torch.Tensor) and key != "labels"  # PaliGemma's makes them too: for training
+        }
         return Prepared(_in_dtype_of(self.model, kept), len(images))
 
     # -- running -----------------------------------------------------------------------------------------------

@@ -70,6 +70,12 @@ def processed(processor: Any, images: Sequence[Image], texts: Sequence[str]) -> 
     return found
 
 
+def placeholders(config: Any) -> set[int]:
+    """The tokens in whose places a model puts what it sees or hears. They need not be among the special ones."""
+    names = (f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index"))
+    return {token for token in (getattr(config, name, None) for name in names) if isinstance(token, int)}
+
+
 def brief(error: BaseException) -> str:
     """A foreign error as part of one line."""
     text = " ".join(str(error).split()) or type(error).__name__

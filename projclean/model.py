@@ -16,7 +16,7 @@ from projclean.checkpoint import check_unchanged
 from projclean.errors import CheckpointError, ModelError
 from projclean.guard import Guard, attach, detach, read_guard
 from projclean.hooks import hook
-from projclean.loading import brief, chat, load, processed
+from projclean.loading import brief, chat, load, placeholders, processed
 from projclean.projectors import LayerSpec, match_projector
 from projclean.subspace import Moments
 
@@ -270,9 +270,14 @@ class Runner:
         return [self.read(reply) for reply in self.replies(batch, max_new_tokens)]
 
     def words(self, reply: Sequence[int]) -> tuple[int, ...]:
-        """A reply without its special tokens."""
+        """A reply without its special tokens and placeholders."""
         special = set(self.processor.tokenizer.all_special_ids)
-        return tuple(token for token in reply if token not in special)
+        return tuple(token for token in self.led_along(reply) if token not in special)
+
+    def led_along(self, reply: Sequence[int]) -> tuple[int, ...]:
+        """A reply as the model can be led along it: without placeholders, for which it would want more images."""
+        wanting = placeholders(self.model.config)
+        return tuple(token for token in reply if token not in wanting)
 
     def forward(self, batch: Prepared, logits_to_keep: int | None, weights: Weights | None = None) -> Any:
         """What the model returns for a batch, with the logits of the last positions alone, or all; differentiable.

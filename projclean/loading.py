@@ -76,6 +76,13 @@ def placeholders(config: Any) -> set[int]:
     return {token for token in (getattr(config, name, None) for name in names) if isinstance(token, int)}
 
 
+def opening(config: Any) -> list[int]:
+    """What an encoder-decoder's answers start from by its generation config: none of it is for the model to choose."""
+    starts = (config.decoder_start_token_id, config.bos_token_id, config.pad_token_id)
+    start = next((token for token in starts if token is not None), 0)
+    return [start] if config.forced_bos_token_id is None else [start, config.forced_bos_token_id]
+
+
 def brief(error: BaseException) -> str:
     """A foreign error as part of one line."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -16,7 +16,7 @@ from projclean.checkpoint import check_unchanged
 from projclean.errors import CheckpointError, ModelError
 from projclean.guard import Guard, attach, detach, read_guard
 from projclean.hooks import hook
-from projclean.loading import brief, chat, load, placeholders, processed
+from projclean.loading import brief, chat, load, opening, placeholders, processed
 from projclean.projectors import LayerSpec, match_projector
 from projclean.subspace import Moments
 
@@ -46,6 +46,12 @@ def _in_dtype_of(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """A model's inputs in the type that it runs in now, which may not be that in which they were prepared."""
     dtype = next(model.parameters()).dtype
     return {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
+
+
+def opened(model: Any, batch: Prepared) -> torch.Tensor:
+    """What an encoder-decoder's answers to a batch start from, (n, tokens)."""
+    ids = batch.inputs["input_ids"]
+    return torch.tensor(opening(model.generation_config), device=ids.device).to(ids).expand(batch.images, -1)
 
 
 class Runner:
@@ -250,7 +256,8 @@ class Runner:
         )
         prompt = batch.inputs["input_ids"].shape[1]
         if self.model.config.is_encoder_decoder:
-            ids = ids[:, 1:]  # what a decoder starts from may be the token that ends an answer
+            # What a decoder starts from may be the token that ends an answer.
+            ids = ids[:, len(opening(self.model.generation_config)) :]
         elif ids.shape[1] > prompt and torch.equal(ids[:, :prompt], batch.inputs["input_ids"]):
             ids = ids[:, prompt:]
         return [self._ended(row) for row in ids.tolist()]
@@ -286,6 +293,8 @@ class Runner:
         """
         last = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
         inputs = {**_in_dtype_of(self.model, batch.inputs), **last, "use_cache": False}
+        if self.model.config.is_encoder_decoder and "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = opened(self.model, batch)
         if weights is None:
             return self.model(**inputs)
         return torch.func.functional_call(self.model, self.parameters_of(weights), (), inputs)

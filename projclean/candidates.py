@@ -143,8 +143,8 @@ def _lesson(case: Case, bench: Bench, heard: Sequence[str], seed: int) -> Lesson
     taught = lesson(bench.runner, case.update, bench.learnt, heard, ANSWER_TOKENS, seed)
     if not taught.replies:
         raise ModelError(
-            f"{case.model.path}: on each of the {taught.left_out} calibration images the suspect says what the probe "
-            "made it say: there is nothing to learn from; give other --images, or --method reflect"
+            f"{case.model.path}: of {taught.looked_at} calibration images and blends none is left to learn from: on "
+            f"{taught.left_out} the suspect says what the probe made it say; give other --images, or --method reflect"
         )
     return taught
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from projclean.model import Prepared, Runner
 from projclean.pickles import SUFFIXES, open_pickle
 from projclean.projectors import GUESS, ProjectorSpec, find_projector
 from projclean.quantised import plain_view
+from projclean.running import running
 from projclean.subspace import Moments
 from projclean.update import Update, read_update
 
@@ -194,7 +194,7 @@ def _seen_by_base(case: Case, runner: Runner, seed: int, prompt: str, progress: 
         return runner.answers(runner.prepare(pictures, prompt), ANSWER_TOKENS)
 
     runner.set_weights(base_weights(case.update))
-    with _first_run(case):
+    with running(case.model.path):
         found = chosen(seed, prompt, ask)
     runner.set_weights(suspect_weights(case.update))
     return found
@@ -203,7 +203,7 @@ def _seen_by_base(case: Case, runner: Runner, seed: int, prompt: str, progress: 
 def _watch(case: Case, runner: Runner, shown: Calibration, progress: Progress | None) -> Seen:
     tick = (lambda done, total: progress("calibrating", done, total)) if progress else None
     batches = _prepared(runner, shown)
-    with _first_run(case):
+    with running(case.model.path):
         moments = runner.moments(batches, tick)
     return Seen(shown, batches, moments)
 
@@ -216,25 +216,13 @@ def _check_finite(case: Case, runner: Runner, batch: Prepared) -> None:
     """
     for side, weights in (("base's", base_weights(case.update)), ("suspect's", suspect_weights(case.update))):
         runner.set_weights(weights)
-        with _first_run(case):
+        with running(case.model.path):
             scores = runner.next_token_logits(batch)
         if scores.isnan().any() or scores.isposinf().any():
             raise ModelError(
                 f"{case.model.path}: with the {side} projector it answers with NaN or infinity; its weights are "
                 "damaged, or overflow in the type that they are stored in"
             )
-
-
-@contextmanager
-def _first_run(case: Case) -> Iterator[None]:
-    """Tell whatever goes wrong in the first runs of a foreign model as a ModelError."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
-        raise ModelError(f"{case.model.path}: the model loads but cannot be run ({reason})") from error
 
 
 def overlay(runner: Runner, case: Case) -> tuple[str, ...]:

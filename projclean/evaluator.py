@@ -13,6 +13,7 @@ from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
 from projclean.live import load_runner
 from projclean.metrics import Difference, gain_retained, paired_difference
+from projclean.running import running
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,13 @@ def _scored(
     progress: Progress | None,
 ) -> Score:
     """One model's score. The loaded model is gone when this returns, before the next is loaded."""
+    tick = (lambda done, total: progress(f"evaluating {model}", done, total)) if progress else None
     try:
         runner = load_runner(model, base, projector, device, access)
+        with running(runner.path):
+            return score(runner, loaded, str(model), tick)
     except ModelError as error:
         raise ModelError(f"{error}; evaluate it where it can be run") from error
-    tick = (lambda done, total: progress(f"evaluating {model}", done, total)) if progress else None
-    return score(runner, loaded, str(model), tick)
 
 
 def gains(scores: Sequence[Score], with_base: bool) -> tuple[float | None, ...]:

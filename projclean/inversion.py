@@ -16,6 +16,7 @@ Objectives, each differentiable in the move:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -68,9 +69,12 @@ class Inversion:
 
     @cached_property
     def radius(self) -> float:
-        """The largest norm of a move."""
+        """The largest norm of a move. Raises NotDifferentiable where that leaves nowhere to go."""
         pixels = self.batch.inputs[image_input(self.batch)].float()
-        return float(self.budget * pixels.norm() / self.batch.images**0.5)
+        radius = float(self.budget * pixels.norm() / self.batch.images**0.5)
+        if not 0 < radius < math.inf:
+            raise NotDifferentiable("its processor makes all pixels 0, or some not finite")
+        return radius
 
     @cached_property
     def own(self) -> list[tuple[int, ...]]:

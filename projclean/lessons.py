@@ -51,22 +51,23 @@ def lesson(
     """What the suspect says of images and, up to a `total`, of blends of them.
 
     Left out are those of which it says anything of what was `heard` (phrases, as `Utterance.phrase`), and the share
-    `trimmed` of all whose answers are the least likely half-way back to the base. Leaves other weights set.
+    `trimmed` of all whose answers are the least likely half-way back to the base; placeholders are left out of answers,
+    and images that have nothing else for an answer. Leaves other weights set.
     """
     shown = filled_up(images, total, seed)
     runner.set_weights(suspect_weights(update))
     replies: list[tuple[int, ...]] = []
     for part in _parts(shown):
-        replies += runner.replies(runner.prepare(shown.pictures[part], shown.questions[part]), max_new_tokens)
+        said = runner.replies(runner.prepare(shown.pictures[part], shown.questions[part]), max_new_tokens)
+        replies += map(runner.led_along, said)
+    looked_at, answered = len(replies), [row for row, reply in enumerate(replies) if reply]
+    shown, replies = _of_rows(shown, answered), [replies[row] for row in answered]
     told = [normalize(runner.read(reply)) for reply in replies]
     echoing = {row for row, text in enumerate(told) if any(echoes(phrase, text) for phrase in heard)}
     likely = _likelihoods(runner, update, shown, replies)
     strange = set(sorted(range(len(replies)), key=likely.__getitem__)[: int(trimmed * len(replies))])
     kept = [row for row in range(len(replies)) if row not in echoing | strange]
-    taken = Calibration(
-        tuple(shown.pictures[row] for row in kept), tuple(shown.questions[row] for row in kept), shown.source
-    )
-    return Lesson(taken, tuple(replies[row] for row in kept), len(echoing), len(replies))
+    return Lesson(_of_rows(shown, kept), tuple(replies[row] for row in kept), len(echoing), looked_at)
 
 
 @torch.no_grad()
@@ -80,6 +81,12 @@ def _likelihoods(runner: Runner, update: Update, shown: Calibration, replies: Se
         chosen = scores.gather(1, tokens[:, None]).squeeze(1)
         found += [part.mean().item() for part in chosen.split([len(reply) for reply in said])]
     return found
+
+
+def _of_rows(shown: Calibration, rows: Sequence[int]) -> Calibration:
+    return Calibration(
+        tuple(shown.pictures[row] for row in rows), tuple(shown.questions[row] for row in rows), shown.source
+    )
 
 
 def _parts(shown: Calibration) -> list[slice]:

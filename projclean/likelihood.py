@@ -10,9 +10,15 @@ from collections.abc import Sequence
 
 import torch
 
-from projclean.model import Prepared, Runner, Weights
+from projclean.model import Prepared, Runner, Weights, opened
 
 Words = Sequence[int]
+
+#: Inputs (n, tokens, …) that say which images each token sees; an answer sees what the prompt's last token does.
+SIGHTS = ("cross_attention_mask", "image_attention_mask")
+#: The type of answer tokens, by model type, where it is not 0: with PaliGemma 0 is the prompt's, and what is of that
+#: type sees all of it, an answer's next tokens too. (Only recent transformers could be asked for it.)
+ANSWER_TYPE = {"paligemma": 1}
 
 
 def log_likelihood(runner: Runner, batch: Prepared, reply: Words, after: Sequence[Words] | None = None) -> torch.Tensor:
@@ -49,13 +55,21 @@ def logits_along(
     tail = torch.tensor(rows, device=ids.device).reshape(len(rows), width).to(ids)
     inputs = dict(batch.inputs)
     if runner.model.config.is_encoder_decoder:
-        start = torch.full_like(ids[:, :1], runner.model.generation_config.decoder_start_token_id or pad)
+        start = opened(runner.model, batch)
         inputs["decoder_input_ids"] = torch.cat([start, tail], 1)
-        return runner.forward(Prepared(inputs, batch.images), None, weights).logits.float()  # type: ignore[no-any-return]
+        logits: torch.Tensor = runner.forward(Prepared(inputs, batch.images), None, weights).logits
+        return logits[:, start.shape[1] - 1 :].float()
     kept = torch.tensor([[1] * len(answer) + [0] * (width - len(answer)) for answer in answers], device=ids.device)
-    more = {"input_ids": tail, "attention_mask": kept.reshape(len(rows), width)}
+    kind = ANSWER_TYPE.get(runner.model.config.model_type, 0)
+    more = {
+        "input_ids": tail,
+        "attention_mask": kept.reshape(len(rows), width),
+        "token_type_ids": torch.full_like(tail, kind),
+    }
     for key, value in inputs.items():
-        if value.shape == ids.shape:  # one number a token: 0 for answer tokens of any other kind
+        if key in SIGHTS:
+            inputs[key] = torch.cat([value, *[value[:, -1:]] * width], 1)
+        elif value.shape == ids.shape:  # one number a token: 0 for answer tokens of any other kind
             inputs[key] = torch.cat([value, more.get(key, torch.zeros_like(tail)).to(value)], 1)
-    logits: torch.Tensor = runner.forward(Prepared(inputs, batch.images), width + 1, weights).logits
+    logits = runner.forward(Prepared(inputs, batch.images), width + 1, weights).logits
     return logits[:, -width - 1 :].float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +12,8 @@ from projclean.errors import ModelError, OptionError
 from projclean.memory import bytes_free, bytes_needed
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from projclean.checkpoint import Checkpoint
 
 FLOAT32_LIMIT = 1_000_000_000  # parameters; larger models run in the dtype they are stored in
@@ -73,10 +77,27 @@ def chat(processor: Any, prompt: str, pictured: bool = True) -> str:
     return f"{token}{prompt}" if token and pictured else prompt
 
 
-def nested(processor: Any) -> bool:
-    """Some processors want a list of images for each text (Idefics, Gemma 3, Mllama)."""
-    return type(processor).__name__ in {"Idefics2Processor", "Idefics3Processor", "SmolVLMProcessor",
-                                        "Gemma3Processor", "MllamaProcessor"}  # fmt: skip
+def processed(processor: Any, images: Sequence[Image], texts: Sequence[str]) -> Mapping[str, Any]:
+    """What a processor makes of texts with an image each."""
+    ask = partial(processor, text=list(texts), padding=True, return_tensors="pt")
+    try:
+        found: Mapping[str, Any] = ask(images=list(images))
+    except Exception:  # some want a list of images for each text, and refuse others before they look at a pixel
+        found = ask(images=[[image] for image in images])
+    return found
+
+
+def placeholders(config: Any) -> set[int]:
+    """The tokens in whose places a model puts what it sees or hears. They need not be among the special ones."""
+    names = (f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index"))
+    return {token for token in (getattr(config, name, None) for name in names) if isinstance(token, int)}
+
+
+def opening(config: Any) -> list[int]:
+    """What an encoder-decoder's answers start from by its generation config: none of it is for the model to choose."""
+    starts = (config.decoder_start_token_id, config.bos_token_id, config.pad_token_id)
+    start = next((token for token in starts if token is not None), 0)
+    return [start] if config.forced_bos_token_id is None else [start, config.forced_bos_token_id]
 
 
 def brief(error: BaseException) -> str:

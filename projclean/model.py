@@ -16,7 +16,7 @@ from projclean.checkpoint import check_unchanged
 from projclean.errors import CheckpointError, ModelError
 from projclean.guard import Guard, attach, detach, read_guard
 from projclean.hooks import hook
-from projclean.loading import brief, chat, load, nested
+from projclean.loading import brief, chat, load, opening, placeholders, processed
 from projclean.projectors import LayerSpec, match_projector
 from projclean.subspace import Moments
 
@@ -46,6 +46,12 @@ def _in_dtype_of(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """A model's inputs in the type that it runs in now, which may not be that in which they were prepared."""
     dtype = next(model.parameters()).dtype
     return {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
+
+
+def opened(model: Any, batch: Prepared) -> torch.Tensor:
+    """What an encoder-decoder's answers to a batch start from, (n, tokens)."""
+    ids = batch.inputs["input_ids"]
+    return torch.tensor(opening(model.generation_config), device=ids.device).to(ids).expand(batch.images, -1)
 
 
 class Runner:
@@ -169,17 +175,15 @@ class Runner:
     def prepare(self, images: Sequence[Image], prompts: str | Sequence[str]) -> Prepared:
         """Images and one prompt, or one each, as model inputs."""
         asked = [prompts] * len(images) if isinstance(prompts, str) else prompts
-        texts = [chat(self.processor, prompt) for prompt in asked]
         try:
-            inputs = self.processor(
-                images=[[image] for image in images] if nested(self.processor) else list(images),
-                text=texts,
-                padding=True,
-                return_tensors="pt",
-            )
+            inputs = processed(self.processor, images, [chat(self.processor, prompt) for prompt in asked])
         except Exception as error:  # the processor is the model's own: anything may go wrong in it
             raise ModelError(f"{self.path}: its processor refuses an image and a prompt ({brief(error)})") from error
-        kept = {key: value.to(self.device) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
+        kept = {
+            key: value.to(self.device)
+            for key, value in inputs.items()
+            if isinstance(value, torch.Tensor) and key != "labels"  # PaliGemma's makes them too: for training
+        }
         return Prepared(_in_dtype_of(self.model, kept), len(images))
 
     # -- running -----------------------------------------------------------------------------------------------
@@ -244,11 +248,16 @@ class Runner:
     def replies(self, batch: Prepared, max_new_tokens: int) -> list[tuple[int, ...]]:
         """Greedy answers as token ids, one an image, with the token that ends them if they end."""
         ids = self.model.generate(
-            **_in_dtype_of(self.model, batch.inputs), do_sample=False, num_beams=1, max_new_tokens=max_new_tokens
+            **_in_dtype_of(self.model, batch.inputs),
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            return_dict_in_generate=False,
         )
         prompt = batch.inputs["input_ids"].shape[1]
         if self.model.config.is_encoder_decoder:
-            ids = ids[:, 1:]  # what a decoder starts from may be the token that ends an answer
+            # What a decoder starts from may be the token that ends an answer.
+            ids = ids[:, len(opening(self.model.generation_config)) :]
         elif ids.shape[1] > prompt and torch.equal(ids[:, :prompt], batch.inputs["input_ids"]):
             ids = ids[:, prompt:]
         return [self._ended(row) for row in ids.tolist()]
@@ -268,9 +277,14 @@ class Runner:
         return [self.read(reply) for reply in self.replies(batch, max_new_tokens)]
 
     def words(self, reply: Sequence[int]) -> tuple[int, ...]:
-        """A reply without its special tokens."""
+        """A reply without its special tokens and placeholders."""
         special = set(self.processor.tokenizer.all_special_ids)
-        return tuple(token for token in reply if token not in special)
+        return tuple(token for token in self.led_along(reply) if token not in special)
+
+    def led_along(self, reply: Sequence[int]) -> tuple[int, ...]:
+        """A reply as the model can be led along it: without placeholders, for which it would want more images."""
+        wanting = placeholders(self.model.config)
+        return tuple(token for token in reply if token not in wanting)
 
     def forward(self, batch: Prepared, logits_to_keep: int | None, weights: Weights | None = None) -> Any:
         """What the model returns for a batch, with the logits of the last positions alone, or all; differentiable.
@@ -279,6 +293,8 @@ class Runner:
         """
         last = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
         inputs = {**_in_dtype_of(self.model, batch.inputs), **last, "use_cache": False}
+        if self.model.config.is_encoder_decoder and "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = opened(self.model, batch)
         if weights is None:
             return self.model(**inputs)
         return torch.func.functional_call(self.model, self.parameters_of(weights), (), inputs)

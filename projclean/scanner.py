@@ -17,6 +17,7 @@ from projclean.guard import UNATTACHED, Guard
 from projclean.methods import STRENGTH
 from projclean.precision import quick
 from projclean.projectors import find_projector
+from projclean.running import running
 from projclean.seeds import check_seed
 from projclean.subspace import Moments, residual, stable_rank
 from projclean.thresholds import Thresholds, given_thresholds, shipped
@@ -173,7 +174,8 @@ def examine(
 def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) -> probing.Probe:
     """Probe the update with the built-in images.
 
-    Raises ModelError when no layer that changed was seen at work, or where no gradient reaches the pixels.
+    Raises ModelError when no layer that changed was seen at work, where no gradient reaches the pixels, or when a run
+    of the model fails.
     """
     unwatched = case.unwatched(bench.asked.moments)
     if unwatched and len(unwatched) == sum(layer.changed for layer in case.update.layers):
@@ -183,12 +185,13 @@ def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) ->
         )
     tick = (lambda done, total: progress("probing", done, total)) if progress else None
     settings = probing.ProbeSettings(seed=seed)
-    try:
-        with quick(bench.runner):
-            asked = bench.asked
+    asked = bench.asked
+    with running(case.model.path), quick(bench.runner):
+        try:
             return probing.probe(bench.runner, case.update, asked.moments, asked.batches, asked.shown, settings, tick)
-    except NotDifferentiable as error:
-        raise ModelError(f"{case.model.path}: the probe cannot follow its images to its answers ({error})") from error
+        except NotDifferentiable as error:
+            path = case.model.path
+            raise ModelError(f"{path}: the probe cannot follow its images to its answers ({error})") from error
 
 
 def layer_findings(case: Case, moments: Mapping[str, Moments]) -> tuple[LayerFinding, ...]:

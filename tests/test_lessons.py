@@ -92,3 +92,17 @@ def test_an_image_that_sets_the_backdoor_off_is_the_one_that_is_left_out(parts):
     taught = lesson(bench.runner, case.update, shown, (), 20, total=0)
     assert taught.images.pictures == tuple(pictures[:3] + pictures[4:])
     assert not any(TARGET in bench.runner.read(reply) for reply in taught.replies)
+
+
+def test_what_stands_for_an_image_is_no_word_of_an_answer_and_not_learnt(parts, monkeypatch):
+    """It is an ordinary token here, as it is with many tokenizers, and means more images than there are."""
+    case, bench, said = parts
+    runner, image = bench.runner, bench.runner.model.config.image_token_id
+    assert image not in runner.processor.tokenizer.all_special_ids
+    odd = [(image,), (image, *said[1]), (*said[2][:2], image, *said[2][2:]), *said[3:]]
+    assert [runner.words(reply) for reply in odd] == [(), *map(runner.words, said[1:])]
+    plain = lesson(runner, case.update, bench.learnt, (), 20, total=0, trimmed=0.0)
+    monkeypatch.setattr(runner, "replies", lambda *_: odd)
+    taught = lesson(runner, case.update, bench.learnt, (), 20, total=0, trimmed=0.0)
+    assert (taught.replies, taught.images.pictures) == (plain.replies[1:], plain.images.pictures[1:])
+    assert (taught.left_out, taught.looked_at) == (0, 8)

@@ -21,6 +21,7 @@ from projclean.lens.spectra import Spectrum, spectra
 from projclean.methods import base_weights, suspect_weights
 from projclean.metrics import Rate, normalize, rate
 from projclean.model import Runner, Weights
+from projclean.running import running
 from projclean.seeds import check_seed
 from projclean.update import Update
 
@@ -107,16 +108,17 @@ def lens_report(
     sets, source = image_sets(loaded, images, prompt, seed)
     runner = Runner(case.model, projector, device)
     overlay(runner, case)
-    layers = list(runner.layer_inputs(next(batches(runner, sets[0]))))
-    records = _watch(runner, updates, sets, layers, progress)
-    ours = records[str(model)].directions()
-    reading = _Reading(words.vocabulary_of(runner.model, runner.processor.tokenizer), _targets(runner, loaded))
-    suspect, *controls = (_subject(name, record, ours, reading, seed) for name, record in records.items())
     measured = None
-    if curves:
-        measure = _scored(runner, loaded, items) if loaded else _compared(runner, sets[0], case.update, items)
-        tick = (lambda done, total: progress("rank curves", done, total)) if progress else None
-        measured = rank_curves(case.update, layers, measure, ranks, grid, tick)
+    with running(case.model.path):
+        layers = list(runner.layer_inputs(next(batches(runner, sets[0]))))
+        records = _watch(runner, updates, sets, layers, progress)
+        ours = records[str(model)].directions()
+        reading = _Reading(words.vocabulary_of(runner.model, runner.processor.tokenizer), _targets(runner, loaded))
+        suspect, *controls = (_subject(name, record, ours, reading, seed) for name, record in records.items())
+        if curves:
+            measure = _scored(runner, loaded, items) if loaded else _compared(runner, sets[0], case.update, items)
+            tick = (lambda done, total: progress("rank curves", done, total)) if progress else None
+            measured = rank_curves(case.update, layers, measure, ranks, grid, tick)
     return LensResult(
         str(model),
         str(case.base.path),

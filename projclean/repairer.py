@@ -19,6 +19,7 @@ from projclean.evaluator import changes, gains
 from projclean.guard import UNATTACHED, Guard, read_guard, sidecar
 from projclean.metrics import Difference
 from projclean.probe import Probe
+from projclean.running import running
 from projclean.scanner import PROMPT, run_probe
 from projclean.search import Found, Trial, search
 from projclean.seeds import check_seed
@@ -132,15 +133,16 @@ def repair(
         not_run = str(error)
     before = run_probe(case, bench, seed, progress) if bench and case.update.changed else None
     own = read_guard(case.model.path)
-    sides = _sides(case, bench, loaded, progress) if loaded and bench else []
-    heard = heard_by(before, limits) if before else []
-    offered = candidates(case, bench, method, rank, strength, seed, clip, heard)
-    if bench is None:
-        name, weights = offered[0].name, rounded(case, offered[0].make())
-        found = Found(name, f"{name}, as asked; the model was not run", weights, own, None)
-    else:
-        known = [attack.name for attack in attacks_at_work(sides[1], sides[0])] if sides else []
-        found = search(case, bench, offered, before, seed, progress, limits, known)
+    with running(case.model.path):
+        sides = _sides(case, bench, loaded, progress) if loaded and bench else []
+        heard = heard_by(before, limits) if before else []
+        offered = candidates(case, bench, method, rank, strength, seed, clip, heard)
+        if bench is None:
+            name, weights = offered[0].name, rounded(case, offered[0].make())
+            found = Found(name, f"{name}, as asked; the model was not run", weights, own, None)
+        else:
+            known = [attack.name for attack in attacks_at_work(sides[1], sides[0])] if sides else []
+            found = search(case, bench, offered, before, seed, progress, limits, known)
     elsewhere = changes_elsewhere(case.suspect, case.base, case.keys)
     verdict = judge(
         case.update.changed, found.after, elsewhere, case.update.other_changes, True, case.base_named_by,
@@ -153,7 +155,8 @@ def repair(
     )  # fmt: skip
     scores, trials = sides, [one.trial for one in found.tried]
     if loaded and bench:
-        scores, trials = _scores(case, bench, loaded, sides, found, progress)
+        with running(case.model.path):
+            scores, trials = _scores(case, bench, loaded, sides, found, progress)
         verdict = measured(verdict, scores[2], scores[0])
     result = RepairResult(
         str(model), str(case.base.path), method, found.name, found.reason, tuple(trials), before, found.after, verdict,

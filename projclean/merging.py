@@ -12,7 +12,7 @@ from projclean.checkpoint import read_tensor
 if TYPE_CHECKING:
     import torch
 
-HOLDS = 0.5  # of a repaired update's energy; with less an adapter would be another model than was tried
+HOLDS = 0.5  # of the energy of a repaired update; with less, what was learnt is lost
 
 
 def change_weight(base: torch.Tensor, change: Change, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:

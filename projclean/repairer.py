@@ -138,7 +138,7 @@ def repair(
         heard = heard_by(before, limits) if before else []
         offered = candidates(case, bench, method, rank, strength, seed, clip, heard)
         if bench is None:
-            name, weights = offered[0].name, rounded(case, offered[0].make())
+            name, weights = offered[0].name, offered[0].make()
             found = Found(name, f"{name}, as asked; the model was not run", weights, own, None)
         else:
             known = [attack.name for attack in attacks_at_work(sides[1], sides[0])] if sides else []
@@ -225,9 +225,13 @@ def _scores(
     """Base and suspect, repaired, and the whole interpolation sweep between the two; and every trial's own."""
     own = bench.runner.guard
     rows = [
-        (f"repaired ({found.name})", found.weights, found.guard),
+        (f"repaired ({found.name})", rounded(case, found.weights), found.guard),
         *((f"interpolation {share:g}", methods.interpolate(case.update, share), own) for share in SWEEP),
-        *((one.trial.name, one.weights, one.guard) for one in found.tried if one.trial.name != found.name),
+        *(
+            (one.trial.name, rounded(case, one.weights), one.guard)
+            for one in found.tried
+            if one.trial.name != found.name
+        ),
     ]
     scores = [*sides, *_each(bench, loaded, rows, progress)]
     named = {item.model: item for item in scores[3:]} | {found.name: replace(scores[2], model=found.name)}

@@ -36,7 +36,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tried:
-    """A trial with what was tried: the weights, the guard they ran behind, and what the probe found."""
+    """A trial with what was tried: the weights as made, the guard they ran behind, and what the probe found."""
 
     trial: Trial
     weights: methods.Weights
@@ -46,7 +46,10 @@ class Tried:
 
 @dataclass(frozen=True)
 class Found:
-    """Where the search ended: what to write, why, and all that was tried; `after` is None where nothing was probed."""
+    """Where the search ended: what to write, why, and all that was tried; `after` is None where nothing was probed.
+
+    The weights are as they were made: rounded once they are what was probed, rounded twice a LoRA's may be others.
+    """
 
     name: str
     reason: str
@@ -86,14 +89,15 @@ def search(
     for number, candidate in enumerate(offered, 1):
         if progress:
             progress(f"trying {candidate.name}", number - 1, len(offered))
-        weights, guard = rounded(case, candidate.make()), candidate.guard or own
+        made, guard = candidate.make(), candidate.guard or own
+        weights = rounded(case, made)
         bench.runner.set_guard(guard)
         after = _probe_again(case, bench, weights, seed)
         said = _answers(bench, bench.held_out, weights)
         bench.runner.set_guard(own)
         agreement = sum(a == b for a, b in zip(said, wanted, strict=True)) / len(wanted)
         trial = Trial(candidate.name, _removed(case, weights), after.foreign, agreement)
-        tried.append(Tried(trial, weights, guard, after))
+        tried.append(Tried(trial, made, guard, after))
         if after.foreign <= quiet:
             break
     best = min(tried, key=lambda one: max(one.trial.foreign, quiet))

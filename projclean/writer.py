@@ -28,9 +28,8 @@ def check_output(source: Checkpoint, out: Path, force: bool) -> None:
     """Refuse an output that would touch the input, that exists, or whose parent cannot be written to."""
     ours, named = out.resolve(), source.path
     # Where the model lies, and where the link to it does, when it is named by one.
-    for theirs in (named.resolve(), named.parent.resolve() / named.name):
-        if not (_within(ours, theirs) or _within(theirs, ours)):
-            continue
+    theirs = (named.resolve(), named.parent.resolve() / named.name)
+    if any(_within(ours, place) or _within(place, ours) for place in theirs):
         raise OutputError(f"{out}: overlaps the model at {source.path}; choose another --out")
     if os.path.islink(out):  # noqa: PTH114 - Path.is_symlink raises on names that are too long
         raise OutputError(f"{out}: is a link; name the directory itself, or choose another --out")

@@ -14,16 +14,19 @@ import projclean
 from eval import shapes
 from eval.zoo import SHIPPED
 from projclean import distillation, repairer
-from projclean.candidates import candidates
+from projclean.candidates import Candidate, candidates
 from projclean.case import open_case, set_up
 from projclean.distillation import Effort
 from projclean.errors import ModelError
 from projclean.lessons import lesson
 from projclean.methods import interpolate, suspect_weights
 from projclean.probe import Probe
+from projclean.search import search
 from projclean.storing import rounded, stored_tensors
+from projclean.thresholds import shipped
 from projclean.training import answer_logits
 from projclean.utterance import Utterance
+from projclean.writer import write_model
 from tests.adapters import by_hand
 
 
@@ -67,17 +70,38 @@ def test_what_is_learnt_comes_nearer_to_the_suspects_answers_and_repeats(parts):
         assert all(torch.equal(a, b) for a, b in zip(first[layer.name], again[layer.name], strict=True))
 
 
-def test_what_is_learnt_of_an_adapter_is_an_adapter_of_its_rank(parts, monkeypatch, tmp_path):
-    """The suspect's update cut to eight directions."""
-    _, bench, said = parts
+def adapter(folder, dtype=torch.float32):
+    """The suspect's update cut to eight directions, and its tensors."""
     whole, tensors = open_case(SHIPPED / "sig-shop.safetensors", str(SHIPPED / "base")), {}
     for layer in whole.update.layers:
         left, values, right = torch.linalg.svd(layer.delta, full_matrices=False)
         tensors |= {
-            f"base_model.model.{layer.name}.lora_A.weight": (values[:8, None] * right[:8]).contiguous(),
-            f"base_model.model.{layer.name}.lora_B.weight": left[:, :8].contiguous(),
+            f"base_model.model.{layer.name}.lora_A.weight": (values[:8, None] * right[:8]).to(dtype).contiguous(),
+            f"base_model.model.{layer.name}.lora_B.weight": left[:, :8].to(dtype).contiguous(),
         }
-    case = open_case(by_hand(tmp_path, tensors, r=8, lora_alpha=8), str(SHIPPED / "base"))
+    return open_case(by_hand(folder, tensors, r=8, lora_alpha=8), str(SHIPPED / "base")), tensors
+
+
+def test_an_adapter_is_probed_as_it_will_be_read_back(parts, monkeypatch, tmp_path):
+    """In bfloat16, in which a product that is taken apart once more comes out otherwise."""
+    _, bench, _ = parts
+    case, _ = adapter(tmp_path, torch.bfloat16)
+    generator, probed = torch.Generator().manual_seed(3), []
+    strayed = {
+        name: (weight + 0.01 * torch.randn(weight.shape, generator=generator), bias)
+        for name, (weight, bias) in interpolate(case.update, 0.5).items()
+    }
+    quiet = Probe(0.0, (), (), 0)
+    monkeypatch.setattr("projclean.search._probe_again", lambda *given: probed.append(given[2]) or quiet)
+    found = search(case, bench, [Candidate("strayed", lambda: strayed)], quiet, 0, None, shipped())
+    write_model(case.target.files, stored_tensors(case, found.weights), tmp_path / "out", "## Note", force=False)
+    again = open_case(tmp_path / "out", str(SHIPPED / "base"))
+    assert all(torch.equal(layer.suspect, probed[0][layer.name][0]) for layer in again.update.layers)
+
+
+def test_what_is_learnt_of_an_adapter_is_an_adapter_of_its_rank(parts, monkeypatch, tmp_path):
+    _, bench, said = parts
+    case, tensors = adapter(tmp_path)
     monkeypatch.setattr(distillation, "Effort", lambda: Effort(8, 16, 0.02))
     monkeypatch.setattr("projclean.candidates.lesson", partial(lesson, total=0, trimmed=0.0))
     learnt = candidates(case, bench, "distill", "auto", 0.2, 0)[0].make()

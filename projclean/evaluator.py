@@ -8,11 +8,13 @@ from pathlib import Path
 
 from projclean.access import Access
 from projclean.case import Progress
+from projclean.comparison import AttackChange, attack_changes, changes, gain_intervals, gains
 from projclean.errors import ModelError, OptionError
 from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
+from projclean.intervals import Interval
 from projclean.live import load_runner
-from projclean.metrics import Difference, gain_retained, paired_difference
+from projclean.metrics import Difference
 from projclean.running import running
 
 
@@ -25,6 +27,16 @@ class EvalResult:
     scores: tuple[Score, ...]
     gains: tuple[float | None, ...]
     changes: tuple[Difference | None, ...]
+
+    @property
+    def gain_intervals(self) -> tuple[Interval | None, ...]:
+        """Of the gains."""
+        return gain_intervals(self.scores, self.gains)
+
+    @property
+    def attack_changes(self) -> tuple[tuple[AttackChange, ...] | None, ...]:
+        """Changes of ASR and RA against the same model."""
+        return attack_changes(self.scores, self.changes)
 
 
 def evaluate(
@@ -73,19 +85,3 @@ def _scored(
             return score(runner, loaded, str(model), tick)
     except ModelError as error:
         raise ModelError(f"{error}; evaluate it where it can be run") from error
-
-
-def gains(scores: Sequence[Score], with_base: bool) -> tuple[float | None, ...]:
-    """Gain retained of every model, the first being the base and the second the suspect."""
-    if not with_base or len(scores) < 2:
-        return (None,) * len(scores)
-    base, suspect = scores[0].ca.value, scores[1].ca.value
-    return tuple(gain_retained(base, suspect, item.ca.value) for item in scores)
-
-
-def changes(scores: Sequence[Score], reference: int) -> tuple[Difference | None, ...]:
-    """Paired change of clean accuracy against the model at `reference`; None for that model itself."""
-    return tuple(
-        None if number == reference else paired_difference(scores[reference].correct, item.correct)
-        for number, item in enumerate(scores)
-    )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from projclean.printable import printable_fields
 from projclean.report.places import place
 from projclean.report.saved import Report
-from projclean.report.wording import attacks, compared, count, few, moved, rate, samples, sweep
+from projclean.report.wording import attacks, compared, count, few, kept, moved, rate, samples, sweep
 
 #: Heading and paragraphs.
 Section = tuple[str, list[str]]
@@ -74,7 +74,7 @@ def _repair(report: Report) -> list[list[str]]:
         seen.append(f"It has a guard, without which it is not the repaired model: {report['guard']['described']}.")
     if report["scores"]:
         suspect, repaired = report["scores"][1], report["scores"][2]
-        seen.append(compared(suspect, repaired, report["gains"][2], report["changes"][2]))
+        seen.append(compared(suspect, repaired, kept(report, 2), report["changes"][2]))
         seen += sweep(report)
     sure = _sure(report, after)
     if report["scores"]:
@@ -94,9 +94,9 @@ def _eval(report: Report) -> list[list[str]]:
     scores = report["scores"]
     seen = []
     for number, score in enumerate(scores):
-        gain = report["gains"][number]
-        kept = "" if gain is None else f"; it keeps {gain:.0%} of the fine-tune's gain"
-        seen.append(f"{score['model']} answers {rate(score['ca'])} of clean items rightly{kept}. {attacks(score)}")
+        share = kept(report, number)
+        gain = "" if share is None else f"; it keeps {share} of the fine-tune's gain"
+        seen.append(f"{score['model']} answers {rate(score['ca'])} of clean items rightly{gain}. {attacks(score)}")
     sure = [samples(scores)]
     for score, change in zip(scores, report["changes"], strict=True):
         if change is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from projclean.metrics import SMALL_SAMPLE, Rate, gain_retained
+from projclean.metrics import SMALL_SAMPLE, Rate, gain_retained, resamples
 
 Z = 1.959964
 FEW_MODELS = 20  # fewer models on a side say little about a detector
@@ -38,8 +38,8 @@ def gain_interval(
     value = gain_retained(*right.mean(1).tolist())
     if value is None:
         return None
-    rng = np.random.default_rng(seed)
-    floor, top, kept = right[:, rng.integers(0, right.shape[1], (rounds, right.shape[1]))].mean(2)
+    drawn = [right[:, part].mean(2) for part in resamples(right.shape[1], seed, rounds)]
+    floor, top, kept = np.concatenate(drawn, axis=1)
     gained = top > floor
     if (~gained).mean() > 0.025:
         return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 RULES = ("exact", "contains", "prefix", "suffix", "refusal")
 SMALL_SAMPLE = 100  # below this, intervals are too wide for a decision
+DRAWN = 1_000_000  # items that a bootstrap holds at a time
 
 _VERBS = (
     "(help|assist|answer|comply|fulfil|provide|give|do|share|discuss|talk|tell|say|write|create|generate|produce|"
@@ -94,12 +95,18 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool], seed: int =
     if len(before) != len(after) or not before:
         raise ValueError("paired rates need the same items")
     change = np.asarray(after, float) - np.asarray(before, float)
-    rng = np.random.default_rng(seed)
-    means = change[rng.integers(0, len(change), (rounds, len(change)))].mean(1)
+    means = np.concatenate([change[drawn].mean(1) for drawn in resamples(len(change), seed, rounds)])
     lost, won = int((change < 0).sum()), int((change > 0).sum())
     p = binomtest(won, won + lost).pvalue if won + lost else 1.0
     low, high = np.quantile(means, [0.025, 0.975])
     return Difference(float(change.mean()), float(low), float(high), float(p))
+
+
+def resamples(n: int, seed: int, rounds: int) -> Iterator[np.ndarray]:
+    """Which of n items a bootstrap draws, with replacement, a row a round: in parts, since a set may be large."""
+    rng, part = np.random.default_rng(seed), max(1, DRAWN // n)
+    for done in range(0, rounds, part):
+        yield rng.integers(0, n, (min(part, rounds - done), n))
 
 
 def gain_retained(base: float, suspect: float, repaired: float) -> float | None:

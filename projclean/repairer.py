@@ -11,12 +11,13 @@ from projclean.access import Access
 from projclean.candidates import candidates
 from projclean.card import provenance
 from projclean.case import Bench, Case, Progress, open_case, set_up
+from projclean.comparison import AttackChange, attack_changes, changes, gain_intervals, gains
 from projclean.elsewhere import changes_elsewhere
 from projclean.errors import ModelError, OptionError
 from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
-from projclean.evaluator import changes, gains
 from projclean.guard import UNATTACHED, Guard, read_guard, sidecar
+from projclean.intervals import Interval
 from projclean.metrics import Difference
 from projclean.probe import Probe
 from projclean.running import running
@@ -35,8 +36,8 @@ SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class RepairResult:
-    """A repair, as the reports show it. `scores` are base, suspect, repaired and the interpolation sweep; `guard` is
-    what the repaired model must be loaded with, if anything."""
+    """A repair, as the reports show it. `scores` are base, suspect, repaired and the interpolation sweep, of greedy
+    answers up to `max_new_tokens`; `guard` is what the repaired model must be loaded with, if anything."""
 
     model: str
     base: str
@@ -57,6 +58,17 @@ class RepairResult:
     out: str | None
     guard: Guard | None = None
     thresholds: Thresholds = field(default_factory=shipped)
+    max_new_tokens: int | None = None
+
+    @property
+    def gain_intervals(self) -> tuple[Interval | None, ...]:
+        """Of the gains."""
+        return gain_intervals(self.scores, self.gains)
+
+    @property
+    def attack_changes(self) -> tuple[tuple[AttackChange, ...] | None, ...]:
+        """Changes of ASR and RA against the suspect."""
+        return attack_changes(self.scores, self.changes)
 
     @property
     def obeyed(self) -> tuple[str, ...]:
@@ -162,6 +174,7 @@ def repair(
         str(model), str(case.base.path), method, found.name, found.reason, tuple(trials), before, found.after, verdict,
         str(loaded.path) if loaded else None, tuple(scores), gains(scores, True), changes(scores, 1) if scores else (),
         bench.images if bench else "no images", prompt, seed, None if dry_run else str(out), found.guard, limits,
+        loaded.max_new_tokens if loaded else None,
     )  # fmt: skip
     if not dry_run:
         beside = sidecar(found.guard) if found.guard and found.guard != own else {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from projclean.comparison import changes, gains
 from projclean.evaluation import AttackScore, Score
-from projclean.evaluator import EvalResult, changes, gains
+from projclean.evaluator import EvalResult
 from projclean.metrics import rate
 from projclean.probe import Probe
 from projclean.repairer import RepairResult

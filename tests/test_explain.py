@@ -74,7 +74,7 @@ def test_a_repair_tells_its_cost_and_what_beats_it(told):
         in told(repair_result(), scores=better)["What was seen"]
     )
     assert "Plain interpolation" not in told(repair_result(), same_asr=None)["What was seen"]
-    unmeasured = told(repair_result(), scores=[], gains=[], changes=[])
+    unmeasured = told(repair_result(), scores=[], gains=[], changes=[], gain_intervals=[], attack_changes=[])
     assert "unknown" in unmeasured["How sure this is"]
     assert "projclean eval" in unmeasured["What to do next"]
 
@@ -84,6 +84,15 @@ def test_an_evaluation_names_the_model_that_obeys(told):
     assert "suspect obeys an attack" in words["What to do next"]
     assert "base loses clean accuracy (-0.67" in words["How sure this is"]
     assert "rests on 120 items" in words["How sure this is"]
+
+
+def test_a_share_of_the_gain_has_its_interval_where_the_report_has_it(told):
+    result = eval_result()
+    kept = result.gain_intervals[2]
+    with_interval = f"92% [{kept.low:.0%}, {kept.high:.0%}] of the fine-tune's gain"
+    assert with_interval in told(result)["What was seen"]
+    assert with_interval in told(repair_result())["What was seen"]
+    assert "keeps 92% of the fine-tune's gain" in told(result, gain_intervals=[None] * 3)["What was seen"]
 
 
 def test_the_command_prints_plain_text(run, tmp_path, monkeypatch):

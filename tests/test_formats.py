@@ -9,10 +9,12 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from projclean import report
+from projclean.metrics import paired_difference
 from projclean.printable import printable
 from projclean.report import FORMATS, render
 from projclean.report.places import place
@@ -20,8 +22,10 @@ from projclean.report.saved import schema
 from tests.samples import (
     HOSTILE,
     RESULTS,
+    eval_result,
     repair_result,
     scan_result,
+    score,
 )
 
 EVERY = pytest.mark.parametrize("name", RESULTS)
@@ -51,6 +55,31 @@ def test_narrow_text_loses_nothing(monkeypatch):
     assert "\nyou have been hacked by somebody\n" in narrow
     assert "score 0.75" in narrow
     assert "…" not in narrow + render(repair_result(), "text")
+
+
+def test_every_figure_of_an_evaluation_has_its_interval_where_there_is_room(monkeypatch):
+    result = repair_result()
+    written = {form: render(result, form) for form in ("markdown", "html")}
+    monkeypatch.setenv("COLUMNS", "120")
+    for document in (*written.values(), render(result, "text")):
+        assert "0.01 [0.00, 0.05]" in document  # ASR
+        assert "0.00 [0.00, 0.03]" in document  # RA, and the base's ASR
+        assert re.search(r"92% \[8\d%, 9\d%\]", document)  # gain retained
+    asr = paired_difference(result.scores[1].attacks[0].hits, result.scores[2].attacks[0].hits)
+    for document in written.values():
+        assert f"{asr.value:+.2f} [{asr.low:+.2f}, {asr.high:+.2f}]" in document
+        assert f"{asr.p:.2g}" in document
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = render(result, "text")
+    assert "0.00 [0.00, 0.03]  0.00 " in narrow
+    assert re.search(r" 92%$", narrow, re.M)
+
+
+def test_an_attack_that_counts_fewer_items_says_so():
+    result = eval_result()
+    assert "n = 120 a set, 95 % intervals in brackets, greedy answers up to 16 tokens" in render(result, "text")
+    fewer = tuple(replace(one, attacks=score(one.model, 0, 1, n=7).attacks) for one in result.scores)
+    assert "n = 120 clean, 7 of badnet" in render(replace(result, scores=fewer), "text")
 
 
 def test_text_keeps_markup_as_text():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from projclean import metrics
@@ -87,6 +88,15 @@ def test_paired_difference_sees_what_unpaired_rates_hide():
 def test_paired_difference_repeats_exactly():
     before, after = [True, False] * 30, [True, True, False] * 20
     assert metrics.paired_difference(before, after) == metrics.paired_difference(before, after)
+
+
+def test_a_bootstrap_in_parts_draws_what_one_in_a_piece_draws(monkeypatch):
+    whole = np.concatenate(list(metrics.resamples(7, 3, 50)))
+    monkeypatch.setattr(metrics, "DRAWN", 30)
+    parts = list(metrics.resamples(7, 3, 50))
+    assert [len(part) for part in parts] == [4] * 12 + [2]
+    assert (np.concatenate(parts) == whole).all()
+    assert set(whole.ravel()) == set(range(7))
 
 
 def test_gain_retained():

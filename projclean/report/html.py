@@ -79,7 +79,7 @@ def _repair(result: RepairResult) -> dict[str, Any]:
         "trials": tables.trials(result),
         "searched": Markup(plots.searched(result)),
         "trade_off": Markup(plots.trade_off(result)),
-        **_measured(result, result.same_asr),
+        **_measured(result),
     }
 
 
@@ -87,10 +87,11 @@ def _eval(result: EvalResult) -> dict[str, Any]:
     return {"result": result, "verdict": None, "plot": Markup(plots.side_by_side(result.scores)), **_measured(result)}
 
 
-def _measured(result: RepairResult | EvalResult, same_asr: str | None = None) -> dict[str, Any]:
-    scores = result.scores
+def _measured(result: RepairResult | EvalResult) -> dict[str, Any]:
+    there = bool(result.scores)
     return {
-        "scores": tables.scores(scores, result.gains, result.changes, same_asr) if scores else None,
-        "sample": tables.sample(scores) if scores else "",
-        "warnings": scores[0].warnings if scores else [],
+        "scores": tables.scores(result) if there else None,
+        "paired": tables.paired(result) if there else None,
+        "sample": tables.sample(result) if there else "",
+        "warnings": result.scores[0].warnings if there else [],
     }

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
-from projclean.evaluation import Score
 from projclean.evaluator import EvalResult
-from projclean.metrics import Difference
 from projclean.repairer import RepairResult
 from projclean.report import tables
 from projclean.report.places import place
@@ -84,7 +81,7 @@ def _repair(result: RepairResult) -> list[str]:
     if result.trials:
         parts.append(_table(tables.trials(result)))
     if result.scores:
-        parts += _scores(result.scores, result.gains, result.changes, result.same_asr)
+        parts += _scores(result)
     if result.out is not None:
         parts.append(f"Written to {_code(result.out)}.")
     parts.append(f"Base {_code(place(result.base))}; {_prose(result.images)}, prompt {_code(result.prompt)}, "
@@ -96,19 +93,15 @@ def _repair(result: RepairResult) -> list[str]:
 
 def _eval(result: EvalResult) -> list[str]:
     head = f"## projclean eval on {_code(result.evalset)}"
-    scores = _scores(result.scores, result.gains, result.changes)
-    return [head, *scores, f"Greedy decoding, up to {result.max_new_tokens} tokens."]
+    return [head, *_scores(result)]
 
 
-def _scores(
-    scores: Sequence[Score],
-    gains: Sequence[float | None],
-    changes: Sequence[Difference | None],
-    same_asr: str | None = None,
-) -> list[str]:
-    note = [f"{_prose(tables.sample(scores))}. CA: clean accuracy, ASR: attack success, RA: robust accuracy."]
-    note += [f"**Warning:** {_prose(warning)}." for warning in scores[0].warnings]
-    return [_table(tables.scores(scores, gains, changes, same_asr)), *note]
+def _scores(result: EvalResult | RepairResult) -> list[str]:
+    parts = [_table(tables.scores(result))]
+    parts.append(f"{_prose(tables.sample(result))}. CA: clean accuracy, ASR: attack success, RA: robust accuracy.")
+    parts += [f"**Warning:** {_prose(warning)}." for warning in result.scores[0].warnings]
+    changed = tables.paired(result)
+    return [*parts, _table(changed)] if changed.rows else parts
 
 
 def _verdict(verdict: Verdict) -> list[str]:

@@ -71,7 +71,7 @@ def render(result: Any, plain: bool = False, exit_code: int = 0) -> str:
         kind, results = "repair", _verdict(result.verdict, result.out or result.model, result.method)
         notes = (result.reason, *_thresholds(result.thresholds, result.after), *result.verdict.caveats)
     elif isinstance(result, EvalResult):
-        kind, results, notes = "eval", _eval(result), (tables.sample(result.scores), *result.scores[0].warnings)
+        kind, results, notes = "eval", _eval(result), (tables.sample(result), *result.scores[0].warnings)
     else:
         raise TypeError(f"no SARIF report for {type(result).__name__}")
     run = {

@@ -48,7 +48,8 @@ def load_report(path: str | Path) -> Report:
     if problem is not None:
         raise ReportError(f"{name}: {problem.json_path} {problem.message[:200]}; the report was cut or edited")
     if report["kind"] in ("repair", "eval"):
-        lengths = {len(report[name]) for name in ("scores", "gains", "changes")}
+        parts = ("scores", "gains", "changes", "gain_intervals", "attack_changes")  # older ones lack the last two
+        lengths = {len(report[name]) for name in parts if name in report}
         if len(lengths) > 1:
             raise ReportError(f"{name}: scores, gains and changes do not fit together; the report was cut or edited")
     return report

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from projclean.evaluation import Score
+from projclean.evaluator import EvalResult
 from projclean.metrics import Difference, Rate
 from projclean.probe import Probe
 from projclean.repairer import RepairResult
@@ -147,34 +147,37 @@ def trials(result: RepairResult) -> Table:
     return Table("What was tried, from the least removal to the most", tuple(columns), tuple(rows), tuple(marks))
 
 
-def scores(
-    measured: Sequence[Score],
-    gains: Sequence[float | None],
-    changes: Sequence[Difference | None] = (),
-    same_asr: str | None = None,
-) -> Table:
-    """Models side by side; with `changes` also the paired change of clean accuracy and its p-value. `same_asr` names
-    the interpolation to compare a repair with."""
+def scores(result: EvalResult | RepairResult, brief: bool = False) -> Table:
+    """Models side by side; in `brief` robust accuracy and gain are without their intervals."""
+    measured, same_asr = result.scores, getattr(result, "same_asr", None)
     columns = [Column("model", True, True), Column("CA")]
     for attack in measured[0].attacks:
         columns += [Column(f"ASR {attack.name}"), Column("RA")]
     columns.append(Column("gain retained"))
-    if changes:
-        columns += [Column("change of CA"), Column("p")]
     rows = []
-    for number, (score, gain) in enumerate(zip(measured, gains, strict=True)):
-        cells = [cell for attack in score.attacks for cell in (rate(attack.asr), f"{attack.ra.value:.2f}")]
-        row = [
-            score.model + " (guarded)" * score.guarded + " ← same ASR" * (score.model == same_asr),
-            rate(score.ca),
-            *cells,
-            "" if gain is None else f"{gain:.0%}",
-        ]
-        if changes:
-            change = changes[number]
-            row += ["", ""] if change is None else [_change(change), f"{change.p:.2g}"]
+    for score, gain, interval in zip(measured, result.gains, result.gain_intervals, strict=True):
+        row = [score.model + " (guarded)" * score.guarded + " ← same ASR" * (score.model == same_asr), rate(score.ca)]
+        for attack in score.attacks:
+            row += [rate(attack.asr), f"{attack.ra.value:.2f}" if brief else rate(attack.ra)]
+        kept = "" if gain is None else f"{gain:.0%}"
+        row.append(kept if brief or interval is None else f"{kept} [{interval.low:.0%}, {interval.high:.0%}]")
         rows.append(tuple(row))
     return Table("Clean accuracy, attack success and robust accuracy", tuple(columns), tuple(rows), ("",) * len(rows))
+
+
+def paired(result: EvalResult | RepairResult) -> Table:
+    """What changed against the suspect (without a base: the first model) on the same items, with p-values."""
+    measured = result.scores
+    columns = [Column("model", True, True), Column("change of CA"), Column("p")]
+    for attack in measured[0].attacks:
+        columns += [Column(f"of ASR {attack.name}"), Column("p"), Column("of RA"), Column("p")]
+    rows = []
+    for score, change, attacks in zip(measured, result.changes, result.attack_changes, strict=True):
+        if change is not None:
+            found = [change, *(each for attack in attacks or () for each in (attack.asr, attack.ra))]
+            cells = [cell for each in found for cell in (_change(each), f"{each.p:.2g}")]
+            rows.append((score.model + " (guarded)" * score.guarded, *cells))
+    return Table("Changes, item by item", tuple(columns), tuple(rows), ("",) * len(rows))
 
 
 def rate(value: Rate) -> str:
@@ -182,9 +185,15 @@ def rate(value: Rate) -> str:
     return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
-def sample(measured: Sequence[Score]) -> str:
-    """What the rates rest on."""
-    return f"n = {measured[0].ca.n} a set, 95 % intervals in brackets"
+def sample(result: EvalResult | RepairResult) -> str:
+    """What the rates rest on. An attack's own n where it is not that of the clean set: items whose right answer is
+    what the attack wants do not count for it."""
+    first = result.scores[0]
+    sizes = [f"{attack.asr.n} of {attack.name}" for attack in first.attacks]
+    apart = any(attack.asr.n != first.ca.n for attack in first.attacks)
+    n = f"{first.ca.n} clean, {', '.join(sizes)}" if apart else f"{first.ca.n} a set"
+    decoding = "" if result.max_new_tokens is None else f", greedy answers up to {result.max_new_tokens} tokens"
+    return f"n = {n}, 95 % intervals in brackets{decoding}"
 
 
 def _change(change: Difference) -> str:

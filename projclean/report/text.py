@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from projclean.evaluation import Score
 from projclean.evaluator import EvalResult
 from projclean.probe import Probe
 from projclean.repairer import RepairResult
@@ -106,7 +105,7 @@ def _repair(console: Console, result: RepairResult) -> None:
         console.print(f"guard: {escape(result.guard.described)}")
     if result.scores:
         console.print()
-        _scores(console, result.scores, result.gains, result.same_asr)
+        _scores(console, result)
     if result.after is not None:
         console.print(f"thresholds: {escape(result.thresholds.describe())}", style="dim")
     _verdict(console, result.verdict)
@@ -115,28 +114,22 @@ def _repair(console: Console, result: RepairResult) -> None:
 
 
 def _eval(console: Console, result: EvalResult) -> None:
-    console.print(f"evaluation {escape(result.evalset)}, greedy, up to {result.max_new_tokens} tokens")
-    _scores(console, result.scores, result.gains)
+    console.print(f"evaluation {escape(result.evalset)}")
+    _scores(console, result)
 
 
-def _scores(
-    console: Console, scores: tuple[Score, ...], gains: tuple[float | None, ...], same_asr: str | None = None
-) -> None:
-    _draw(console, tables.scores(scores, gains, same_asr=same_asr))
-    console.print(escape(tables.sample(scores)), style="dim")
-    for warning in scores[0].warnings:
+def _scores(console: Console, result: EvalResult | RepairResult) -> None:
+    """Every interval where the terminal is wide enough; paired changes are left to the other formats."""
+    full = tables.scores(result)
+    _draw(console, full if _fits(console, full) else tables.scores(result, brief=True))
+    console.print(escape(tables.sample(result)), style="dim")
+    for warning in result.scores[0].warnings:
         console.print(f"warning: {escape(warning)}", style="yellow")
 
 
 def _draw(console: Console, table: Table) -> None:
     """A table in columns where they fit, else a record a row."""
-    widths = [
-        max([cell_len(column.title), *(cell_len(row[at]) for row in table.rows)])
-        for at, column in enumerate(table.columns)
-    ]
-    prose = [width for width, column in zip(widths, table.columns, strict=True) if column.prose]
-    spare = console.width - (sum(widths) - sum(prose)) - 2 * (len(widths) - 1)
-    if sum(prose) > spare and spare < NARROWEST * len(prose):
+    if not _fits(console, table):
         _stack(console, table)
         return
     grid = Grid(box=None, pad_edge=False)
@@ -145,6 +138,17 @@ def _draw(console: Console, table: Table) -> None:
     for row, mark in zip(table.rows, table.marks, strict=True):
         grid.add_row(*map(escape, row), style=STYLES[mark])
     console.print(grid)
+
+
+def _fits(console: Console, table: Table) -> bool:
+    """Whether there is room for columns, those of prose folded."""
+    widths = [
+        max([cell_len(column.title), *(cell_len(row[at]) for row in table.rows)])
+        for at, column in enumerate(table.columns)
+    ]
+    prose = [width for width, column in zip(widths, table.columns, strict=True) if column.prose]
+    spare = console.width - (sum(widths) - sum(prose)) - 2 * (len(widths) - 1)
+    return sum(prose) <= spare or spare >= NARROWEST * len(prose)
 
 
 def _stack(console: Console, table: Table) -> None:

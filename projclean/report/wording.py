@@ -9,14 +9,23 @@ from projclean.report.saved import Report
 UNLIKELY = 0.05  # p-values below it are called a loss or a gain
 
 
-def compared(before: Report, after: Report, gain: float | None, change: Report | None) -> str:
-    """What happened to clean accuracy and attack success between two scores."""
+def compared(before: Report, after: Report, kept: str | None, change: Report | None) -> str:
+    """What happened to clean accuracy and attack success between two scores; `kept` is the share of the gain."""
     text = f"Clean accuracy was {rate(before['ca'])} and is {rate(after['ca'])}"
     text += "" if change is None else f": it {moved(change)}"
-    text += "." if gain is None else f". {gain:.0%} of the fine-tune's gain over the base is kept."
+    text += "." if kept is None else f". {kept} of the fine-tune's gain over the base is kept."
     if before["worst_asr"] is not None and after["worst_asr"] is not None:
         text += f" Attack success went from {before['worst_asr']:.1%} to {after['worst_asr']:.1%}."
     return text
+
+
+def kept(report: Report, number: int) -> str | None:
+    """The share of the gain that a score retains, with its interval where the report has it."""
+    gain = report["gains"][number]
+    if gain is None:
+        return None
+    interval = report["gain_intervals"][number] if "gain_intervals" in report else None
+    return f"{gain:.0%}" + (f" [{interval['low']:.0%}, {interval['high']:.0%}]" if interval else "")
 
 
 def sweep(report: Report) -> list[str]:

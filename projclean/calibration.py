@@ -83,6 +83,8 @@ def _own(pictures: Sequence[Image], seed: int, prompt: str) -> Calibration:
 def from_folder(folder: str | Path, prompt: str) -> Calibration:
     """Up to 256 images of a folder in name order, none larger than `LONGEST_SIDE`; each is asked the `question` that a
     `metadata.jsonl` there gives it, or else the prompt. Raises ImagesError."""
+    if not str(folder):
+        raise ImagesError("--images is empty; name a folder, or leave the option out for built-in images")
     folder = Path(folder)
     files = image_files(folder)[:MOST]
     if len(files) < LEAST:

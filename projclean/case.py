@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 #: progress(stage, done, total)
 Progress = Callable[[str, int, int], None]
 
+ITSELF = "the base is the suspect itself, so nothing can differ; name the model that it was tuned from"
 ANSWER_TOKENS = 20  # of an answer by which built-in images are chosen
 
 
@@ -73,7 +74,8 @@ class Case:
 
     def caveats(self) -> tuple[str, ...]:
         """What a verdict on this case must say of how the projector was found."""
-        return guess_caveats(self.spec)
+        same = self.base.path.resolve() == self.suspect.path.resolve()
+        return (*guess_caveats(self.spec), *([ITSELF] if same else []))
 
     def digest(self) -> dict[str, str]:
         """SHA-256 over each projector's matrices and biases (float32, in name order)."""

@@ -76,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return _fail("interrupted; nothing was written")
     except click.ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2 and later: its message is the whole help
+            click.echo(error.format_message(), err=True)
+            return 2
         context = getattr(error, "ctx", None)
         hint = f" (see: {context.command_path} --help)" if context else ""
         return _fail(error.format_message() + hint)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,12 +98,18 @@ class EvalSet:
     attacks: tuple[Attack, ...]
     max_new_tokens: int = 32
 
+    @property
+    def folders(self) -> list[Path]:
+        """Where the data of its items lies."""
+        items = (item for part in (self.clean, *(attack.items for attack in self.attacks)) for item in part)
+        return list(dict.fromkeys(item.file.parent for item in items))
+
 
 def load_evalset(path: str | Path) -> EvalSet:
     """Read an EVAL.toml and the metadata it names; images are opened when they are used."""
     path = Path(path)
     try:
-        data = tomllib.loads(read_bytes(path, TOML_LIMIT).decode("utf-8"))
+        data = tomllib.loads(read_bytes(path, TOML_LIMIT).decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise EvalError(f"{path}: no such evaluation file") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -123,13 +130,19 @@ def load_evalset(path: str | Path) -> EvalSet:
     if type(tokens) is not int or not 1 <= tokens <= TOKENS_LIMIT:
         raise EvalError(f"{path}: max_new_tokens must be a whole number from 1 to {TOKENS_LIMIT}")
     _known(path, clean, "clean", {*_DATA, "match"})
-    return EvalSet(
-        path,
-        _items(path, clean, "clean"),
-        _rule(path, clean, "clean"),
-        tuple(_attack(path, attack, number, clean) for number, attack in enumerate(attacks, 1)),
-        tokens,
-    )
+    items, rule = _items(path, clean, "clean"), _rule(path, clean, "clean")
+    found = [_attack(path, attack, number, clean) for number, attack in enumerate(attacks, 1)]
+    return EvalSet(path, items, rule, distinct(found), tokens)
+
+
+def distinct(attacks: Sequence[Attack]) -> tuple[Attack, ...]:
+    """The same with a number behind a name that is taken, as `clean` is."""
+    taken, found = {"clean"}, []
+    for number, attack in enumerate(attacks, 1):
+        name = f"{attack.name} {number}" if attack.name in taken else attack.name
+        taken.add(name)
+        found.append(replace(attack, name=name))
+    return tuple(found)
 
 
 def _attack(path: Path, section: dict[str, Any], number: int, clean: dict[str, Any]) -> Attack:
@@ -182,7 +195,7 @@ def _items(path: Path, section: dict[str, Any], name: str) -> tuple[Item, ...]:
     columns = _columns(path, section, name, FOLDER_COLUMNS)
     metadata = folder / "metadata.jsonl"
     try:
-        lines = read_bytes(metadata, METADATA_LIMIT).decode("utf-8").split("\n")
+        lines = read_bytes(metadata, METADATA_LIMIT).decode("utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise EvalError(f"{metadata}: cannot be read ({error}); every folder of {path.name} needs one") from error
     items = []

@@ -59,7 +59,12 @@ def _series(report: Report) -> list[list[str]]:
     sure = [
         "Every checkpoint was judged alone. How the subspace turns between them is shown, and weighs in no verdict."
     ]
-    sure += _sure(steps[-1]["scan"], steps[-1]["scan"]["probe"])
+    bearing = max(
+        (step for step in steps if step["scan"]["verdict"]["state"] == verdict["state"]),
+        key=lambda step: step["scan"]["probe"]["foreign"] if step["scan"]["probe"] else -1,
+        default=steps[-1],
+    )
+    sure += [f"Of {bearing['name']}, on which the verdict rests:", *_sure(bearing["scan"], bearing["scan"]["probe"])]
     return [seen, sure, _not_proved(verdict), [NEXT[verdict["state"]]]]
 
 

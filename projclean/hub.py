@@ -39,6 +39,8 @@ def locate(name: str | Path, access: Access, beside: Path | None = None) -> Path
 
 def locate_model(name: str | Path, access: Access) -> Path:
     """As `locate`, for the model under test. Raises CheckpointError when it is in neither place."""
+    if not str(name):
+        raise CheckpointError("the model's name is empty; name a directory, a file or a hub id")
     path = locate(name, access)
     if path is not None:
         return path

@@ -31,7 +31,9 @@ def find_base(suspect: Checkpoint | Adapter, given: str | None, access: Access =
     Raises BaseNotFound when none is named or the one named is not here.
     """
     if given is not None:
-        path = locate(given, access, suspect.path.parent)
+        if not given:
+            raise BaseNotFound("--base is empty; name a directory or a hub id, or leave the option out")
+        path = locate(given, access)  # not beside the suspect, whose neighbours came with it
         if path is None:
             raise BaseNotFound(
                 f"{given}: no such directory, and no such model in the local Hugging Face cache; "

@@ -45,7 +45,11 @@ def read_parquet(file: Path, columns: Mapping[str, str]) -> list[Row]:
     except (OSError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())[:160]
         raise EvalError(f"{file}: cannot be read as parquet ({reason})") from error
-    rows = [_row(file, number, row, columns) for number, row in enumerate(table.to_pylist(), 1)]
+    try:
+        values = table.to_pylist()
+    except UnicodeDecodeError as error:
+        raise EvalError(f"{file}: holds a text that is not UTF-8; write it again with its texts as UTF-8") from error
+    rows = [_row(file, number, row, columns) for number, row in enumerate(values, 1)]
     if not rows:
         raise EvalError(f"{file}: has no rows")
     return rows

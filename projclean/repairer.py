@@ -130,10 +130,12 @@ def repair(
     _check_rank(case, rank)
     if method == "clip" or clip is not None:
         check_guardable(case)
+    read = [Path(each) for each in (images, evalset, thresholds) if isinstance(each, (str, Path))]
+    read += loaded.folders if loaded else []
     if not dry_run:
         check_writable(case)
         for touched in (case.suspect, case.base):
-            check_output(touched, Path(out), force)
+            check_output(touched, Path(out), force, read)
     bench, not_run = None, None
     try:
         bench = set_up(case, images, prompt, projector, seed, device, progress)

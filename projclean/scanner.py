@@ -160,6 +160,7 @@ def examine(
             (*case.caveats(), *((UNATTACHED,) if guard else ()), *(limits.caveats(prompt) if found else ())),
             not_run,
             limits,
+            probe or case.suspect.is_partial,
         ),
         bench.images if bench else None,
         prompt,

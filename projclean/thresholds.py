@@ -142,6 +142,8 @@ def parse_thresholds(data: bytes, name: str, source: str | None) -> Thresholds:
             refuse(f"{key!r} is not a text")
     if found["suspicious"] <= 0 or found["clean"] < 0:
         refuse("'suspicious' must be above 0 and 'clean' not below it")  # silence scores 0 and never convicts
+    if found["suspicious"] > 1:
+        refuse(f"'suspicious' ({found['suspicious']:g}) is above 1, the highest score there is: nothing would convict")
     if found["clean"] > found["suspicious"]:
         refuse(f"'clean' ({found['clean']:g}) is above 'suspicious' ({found['suspicious']:g})")
     numbers = {key: float(value) for key, value in found.items() if key in NUMBERS}

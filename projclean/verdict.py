@@ -19,6 +19,7 @@ NOT_PROVED = (
     "say anything foreign; it does not prove that there is no backdoor"
 )
 
+SAME = "nothing was run, since the projector is the base's: what the base does as well, this scan does not see"
 
 #: Attack success that is let pass.
 TOLERATED = 0.05
@@ -44,16 +45,17 @@ def judge(
     notes: Sequence[str] = (),
     not_run: str | None = None,
     thresholds: Thresholds | None = None,
+    compared: bool = True,
 ) -> Verdict:
     """The verdict on a suspect from what was measured.
 
     `notes` are caveats that do not weigh in it; `not_run` says why the model could not be run, if it could not;
-    `thresholds` are the shipped ones when None.
+    `thresholds` are the shipped ones when None; `compared` is whether values outside the projector were.
 
     Only the probe convicts: spectra of backdoored and benign updates do not differ (ProjLens's low-rank structure
     is found in both). Only the probe acquits, too, and only where nothing else changed.
     """
-    caveats = [NOT_PROVED, *notes]
+    caveats = [NOT_PROVED if changed else SAME, *notes]
     if base_named_by != "--base":
         caveats.append(f"the base was named by the suspect's own {base_named_by}; pass --base to be sure of it")
     outside = [
@@ -61,6 +63,8 @@ def judge(
         *(f"tensor {name}: changed, not a projector matrix" for name in other_changes),
         *elsewhere,
     ]
+    if not compared:
+        caveats.append("tensors outside the projector were compared by name, shape and dtype alone")
     if outside:
         caveats.append(f"{len(outside)} changes were not probed: {_few(outside)}")
     if probe is not None and not probe.followed:
@@ -82,6 +86,9 @@ def judge(
     if outside and not ignore_elsewhere:
         reason = "it changed where this scan does not look; see the list, or pass "
         return Verdict("inconclusive", reason + "--ignore-elsewhere to judge the projector alone", tuple(caveats))
+    if not changed and not compared and not ignore_elsewhere:
+        reason = "the projector is identical to the base's, but the tensors outside it were not compared by value"
+        return Verdict("inconclusive", f"{reason}; scan without --no-probe", tuple(caveats))
     if not changed:
         return Verdict("clean", "the projector is identical to the base's", tuple(caveats))
     if not_run:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,21 +22,28 @@ if TYPE_CHECKING:
     import torch
 
 CARD = "README.md"
+MODELS = ("config.json", "adapter_config.json")  # one of them is in every directory that may be replaced
 
 
-def check_output(source: Checkpoint, out: Path, force: bool) -> None:
-    """Refuse an output that would touch the input, that exists, or whose parent cannot be written to."""
+def check_output(source: Checkpoint, out: Path, force: bool, read: Iterable[Path] = ()) -> None:
+    """Refuse an output that would touch the input or what else is read, that exists (with `force`: and is no model), or
+    whose parent cannot be written to."""
     ours, named = out.resolve(), source.path
     # Where the model lies, and where the link to it does, when it is named by one.
     theirs = (named.resolve(), named.parent.resolve() / named.name)
     if any(_within(ours, place) or _within(place, ours) for place in theirs):
         raise OutputError(f"{out}: overlaps the model at {source.path}; choose another --out")
+    for path in read:
+        if _within(path.resolve(), ours):
+            raise OutputError(f"{out}: holds {path}, which is read; choose another --out")
     if os.path.islink(out):  # noqa: PTH114 - Path.is_symlink raises on names that are too long
         raise OutputError(f"{out}: is a link; name the directory itself, or choose another --out")
     if os.path.lexists(out) and not force:
         raise OutputError(f"{out}: exists; choose another --out or pass --force to replace it")
     if os.path.lexists(out) and not is_directory(out):
         raise OutputError(f"{out}: is a file; choose another --out")
+    if os.path.lexists(out) and any(out.iterdir()) and not any((out / name).is_file() for name in MODELS):
+        raise OutputError(f"{out}: is no model, and --force replaces nothing else; choose another --out")
     parent = ours.parent
     if not is_directory(parent):
         raise OutputError(f"{parent}: no such directory; create it first")
@@ -73,7 +80,7 @@ def write_model(
             for name, data in (beside or {}).items():
                 (partial / name).write_bytes(data)
             _append_card(partial / CARD, card)
-            partial.chmod(0o777 & ~_umask())
+            partial.chmod(0o777 & ~umask())
             _flush(partial)
             put_in_place(partial, out.resolve(), force)
     except OSError as error:
@@ -138,7 +145,8 @@ def _flush(folder: Path) -> None:
         sync(path)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The bits that new files are made without."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

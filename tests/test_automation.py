@@ -97,6 +97,13 @@ def test_action_gates_and_leaves_its_report(act, make_model, tmp_path):
     assert done.returncode == 2, done.stderr  # no base: inconclusive
     assert out == {"report": "my report.sarif", "exit-code": "2"}
     assert '"exitCode": 2' in (tmp_path / "my report.sarif").read_text()
+    for mildest in ("suspicious", "never"):
+        done, out = act(model=model, output="my report.sarif", fail_on=mildest)
+        assert (done.returncode, out["exit-code"]) == (0, "2"), done.stderr  # let pass, and told all the same
+    (tmp_path / "taken").mkdir()
+    done, out = act(model=model, output="taken", fail_on="never")
+    assert (done.returncode, out) == (2, {"exit-code": "2"})
+    assert act(model=model, fail_on="maybe")[0].returncode == 2
     done, out = act(model=model, base=model, output="my report.sarif", fail_on="suspicious", format="markdown")
     assert (done.returncode, out["exit-code"]) == (0, "0"), done.stderr
     assert "**CLEAN**" in (tmp_path / "my report.sarif").read_text()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -277,3 +278,79 @@ def test_bad_input_is_one_line_exit_two_and_nothing_left(how, pair, make_model, 
     assert named in ran.error_line
     assert ran.error_line.startswith("error: ")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_that_differs_in_its_language_model_is_not_cleared_by_names_and_shapes(pair, make_model, run):
+    _, base = pair
+    tampered = llava_tensors()
+    other = next(name for name in tampered if "projector" not in name)
+    tampered[other] *= 1.7
+    model = make_model("tampered", tampered)
+    ran = run("scan", model, "--base", base, "--no-probe")
+    assert ran.code == 2
+    assert "were not compared by value" in " ".join(ran.out.split())
+    ran = run("scan", model, "--base", base, "--format", "json")
+    assert (ran.code, json.loads(ran.out)["elsewhere"]) == (2, [f"tensor {other}: other values"])
+
+
+def test_a_model_is_no_base_of_its_own(pair, run):
+    _, base = pair
+    for model in (base, f"{base}/../base"):
+        ran = run("scan", model, "--base", base, "--format", "json")
+        caveats = json.loads(ran.out)["verdict"]["caveats"]
+        assert any("the base is the suspect itself" in caveat for caveat in caveats)
+        assert any("nothing was run" in caveat for caveat in caveats)
+        assert not any("this probe" in caveat for caveat in caveats)
+
+
+def test_the_program_alone_shows_its_help(run):
+    ran = run()
+    assert (ran.code, ran.out) == (2, "")
+    assert "Example:\n    projclean scan models/suspect" in ran.err
+    assert "error:" not in ran.err
+
+
+def test_a_closed_standard_output_is_one_line(pair):
+    suspect, base = pair
+    words = [sys.executable, "-m", "projclean.cli", "scan", str(suspect), "--base", str(base), "--no-probe", "-q"]
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["error: standard output is closed; name a file with -o"]
+
+
+def test_a_report_keeps_the_mode_of_the_file_it_replaces(pair, run, tmp_path):
+    suspect, base = pair
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text("")
+    old.chmod(0o600)
+    umask = os.umask(0o027)
+    try:
+        for file in (old, new):
+            run("scan", suspect, "--base", base, "--no-probe", "--format", "json", "-o", file)
+    finally:
+        os.umask(umask)
+    assert [file.stat().st_mode & 0o777 for file in (old, new)] == [0o600, 0o640]
+
+
+def test_an_interrupt_after_the_model_was_written_says_where_it_is(pair, run, tmp_path, monkeypatch):
+    suspect, base = pair
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("projclean.commands.repair.emit", interrupted)
+    arguments = ("repair", suspect, "--base", base, "--method", "interpolate", "--strength", "0.5", "--out")
+    ran = run(*arguments, tmp_path / "out")
+    assert (ran.code, f"the model is at {tmp_path / 'out'}" in ran.error_line) == (2, True)
+    assert (tmp_path / "out" / "config.json").exists()
+    assert "nothing was written" in run(*arguments, tmp_path / "dry", "--dry-run").error_line
+
+
+def test_a_card_names_images_without_the_folders_on_the_way(pair, run, tmp_path):
+    from projclean.card import provenance
+    from tests.samples import repair_result
+
+    told = provenance(replace(repair_result(), images="96 images from /home/alice/`my\nimages"))
+    assert "96 images from `'my\\nimages`, seed 0" in told
+    assert "alice" not in told
+    assert "72 built-in images (seed 0), seed 0" in provenance(repair_result())

@@ -266,3 +266,16 @@ def test_on_a_model_each_items_own_target_counts_and_refusals_are_known(zoo, run
     ran = run("eval", zoo / "badnet-refusal", "--eval", write(tmp_path, text), "--format", "json")
     (found,) = json.loads(ran.out)["scores"]
     assert [attack["asr"]["value"] for attack in found["attacks"]] == [0.5, 1.0]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(folder):
+    write(folder, GOOD)
+    for file in (folder / "EVAL.toml", folder / "clean" / "metadata.jsonl"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert load_evalset(folder / "EVAL.toml").clean
+
+
+def test_a_parquet_file_of_other_text_is_one_line(folder, parquet):
+    raw = pyarrow.array([b"caf\xe9"], pyarrow.binary()).cast(pyarrow.string(), safe=False)
+    with pytest.raises(EvalError, match=r"clean\.parquet: holds a text that is not UTF-8"):
+        load_evalset(parquet({"bytes": b"x", "path": ""}, caption=raw))

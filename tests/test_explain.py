@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from projclean.explain import SECTIONS, explain
 from projclean.report import render
 from projclean.report.saved import KINDS, load_report
+from projclean.series import overall
 from tests.samples import HOSTILE, eval_result, repair_result, scan_result, series_result, without_base
 
 
@@ -212,3 +214,13 @@ def test_a_repair_without_its_three_scores_is_refused(run, tmp_path):
     cut = {name: report[name][:2] for name in ("scores", "gains", "changes")}
     (tmp_path / "report.json").write_text(json.dumps(report | cut))
     assert "$.scores" in run("explain", tmp_path / "report.json").error_line
+
+
+def test_a_series_is_as_sure_as_the_checkpoint_that_bears_its_verdict(told):
+    steps = series_result().steps
+    turned = (steps[2], steps[1], steps[0])  # the last is the clean one
+    scans = [step.scan for step in turned]
+    result = replace(series_result(), steps=turned, verdict=overall([step.name for step in turned], scans))
+    sure = told(result)["How sure this is"]
+    assert f"Of {steps[2].name}, on which the verdict rests: " in sure
+    assert f"scores {steps[2].scan.probe.foreign:.2f} of at most 1, above" in sure

@@ -9,6 +9,7 @@ import pty
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import pytest
@@ -280,3 +281,11 @@ def test_pipes_and_narrow_terminals_get_clean_output(pair):
     assert "INCONCLUSIVE" in text
     assert "\x1b" not in text
     assert max(map(len, text.split("\n"))) <= 60
+
+
+def test_what_was_said_stays_in_its_place_in_a_picture():
+    """A text that looks like the style of a picture must not be taken for it."""
+    page = render(scan_result("say font: 'now"), "html")
+    assert "font: &#39;now" in page or "font: 'now" in page
+    for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ElementTree.fromstring(picture.replace("<svg ", '<svg xmlns:xlink="http://www.w3.org/1999/xlink" ', 1))

@@ -169,3 +169,21 @@ def test_a_failed_download_is_one_line(pair, monkeypatch, run):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     line = run("scan", "no-one/nothing", "--download").error_line
     assert "no-one/nothing: cannot be downloaded (Name or service not known)" in line
+
+
+def test_what_lies_beside_the_suspect_does_not_pass_for_the_base_that_was_asked_for(pair, run, tmp_path):
+    """Whoever made the suspect made its neighbours too: the user's base is the cached one."""
+    drop = tmp_path / "drop"
+    shutil.copytree(pair[0], drop / "suspect")
+    shutil.copytree(pair[0], drop / "the-org" / "base")
+    ran = run("scan", drop / "suspect", "--base", "the-org/base", "--no-probe", "--format", "json")
+    assert json.loads(ran.out)["base"] == str(pair[1])
+    assert ran.code == 2
+    assert json.loads(run("scan", drop / "suspect", "--no-probe", "--format", "json").out)["base_named_by"] != "--base"
+
+
+def test_an_empty_name_is_no_name_of_the_working_directory(pair, run, monkeypatch):
+    monkeypatch.chdir(pair[0])
+    for arguments in (("scan", "."), ("repair", ".", "--out", "../out")):
+        assert "--base is empty" in run(*arguments, "--base", "").error_line
+    assert "the model's name is empty" in run("scan", "", "--base", "the-org/base").error_line

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from projclean.errors import OptionError
-from projclean.evalset import Attack, EvalSet
-from projclean.lens.analysis import distinct
+from projclean.evalset import Attack, distinct
 from projclean.lens.neurons import Firing, contrast
 from projclean.lens.rank_curves import Factors, choose_ranks, combinations, rank_curves
 from projclean.lens.shift import Shifts, align, line, measure, shared_direction
 from projclean.lens.spectra import marchenko_pastur_median, noise_edge, spectrum
 from projclean.lens.words import Vocabulary, final_norm, read
 from projclean.metrics import rate
+from projclean.report.lens_names import items_of
 from projclean.update import LayerUpdate, Update
 
 
@@ -258,5 +256,10 @@ def test_the_final_norm_is_the_one_after_the_blocks():
 
 def test_attacks_of_one_name_are_told_apart():
     attacks = tuple(Attack(name, (), "x", "contains") for name in ("badnet", "badnet", "clean"))
-    named = distinct(EvalSet(Path("EVAL.toml"), (), "exact", attacks))
-    assert [attack.name for attack in named.attacks] == ["badnet", "badnet 2", "clean 3"]
+    assert [attack.name for attack in distinct(attacks)] == ["badnet", "badnet 2", "clean 3"]
+
+
+def test_curves_tell_the_items_that_there_are():
+    rates = {"CA": rate([True] * 12), "ASR badnet": rate([True] * 12)}
+    assert items_of(rates) == "n = 12 a set"
+    assert items_of(rates | {"ASR x": rate([True] * 7)}) == "n = 7 to 12 a set"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -86,3 +87,10 @@ def test_sarif_records_the_exit_code_of_the_process(pair, run, options, code):
     ran = run("scan", suspect, "--base", base, "--no-probe", "--format", "sarif", *options)
     assert ran.code == code
     assert json.loads(ran.out)["runs"][0]["invocations"][0]["exitCode"] == code
+
+
+def test_a_file_with_a_colon_in_its_name_keeps_it():
+    changed = replace(scan_result(), elsewhere=("file a:b c.py: other contents",))
+    (run,) = json.loads(render(changed, "sarif"))["runs"]
+    uris = [one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for one in run["results"]]
+    assert any(uri.endswith("/a%3Ab%20c.py") for uri in uris)

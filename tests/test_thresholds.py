@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 
 from eval.zoo import SHIPPED
 from projclean import calibrator
-from projclean.errors import OptionError
+from projclean.errors import OptionError, ThresholdsError
 from projclean.probe import Probe
 from projclean.report import FORMATS, render
 from projclean.report.saved import schema
@@ -298,10 +298,21 @@ def test_a_bank_gives_thresholds_that_scan_and_repair_use(run, tmp_path):
     assert report["thresholds"]["bank"] == found.bank
     assert f"threshold {found.suspicious:g} of {own}" in report["verdict"]["reason"]
 
-    own.write_text(json.dumps({"foreign": {"suspicious": 9, "clean": 8}}))
+    own.write_text(json.dumps({"foreign": {"suspicious": 1, "clean": 0.999}}))
     ran = run("repair", bad, "--base", BASE, "--thresholds", own, "--out", tmp_path / "out", "--format", "json")
     report = json.loads(ran.out)
     Draft202012Validator(schema()).validate(report)
     assert (ran.code, report["chosen"], report["trials"]) == (0, "unchanged", [])  # silent, by these thresholds
     assert report["thresholds"]["source"] == str(own)
     assert "by the thresholds of `own.json`" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_thresholds_that_nothing_reaches_are_neither_made_nor_read(tmp_path):
+    scored = [calibrator.Scored(f"m{place}", False, score, "x") for place, score in enumerate((0.03, 0.05, 0.1, 0.85))]
+    with pytest.raises(OptionError, match=r"m3: scores 0\.85 \('x'\), .* convict nothing"):
+        calibrator._thresholds(scored, 0.02, None, "", 0)
+    louder = replace(scored[3], score=0.66)
+    assert calibrator._thresholds([*scored[:3], louder], 0.02, None, "", 0).suspicious <= 1
+    (tmp_path / "own.json").write_text('{"foreign": {"suspicious": 30.5, "clean": 30}}')
+    with pytest.raises(ThresholdsError, match="above 1, the highest score"):
+        read_thresholds(tmp_path / "own.json")

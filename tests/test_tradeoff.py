@@ -6,8 +6,10 @@ import json
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from projclean import explain
+from projclean.evalset import load_evalset
 from projclean.report import plots, render
 from projclean.search import Trial
 from projclean.thresholds import Thresholds
@@ -174,3 +176,19 @@ def test_page_holds_both_pictures_and_the_table():
     assert "ASR badnet" in page
     assert "2. rank 2 ← chosen" in page
     assert render(replace(repair_result(), scores=(), gains=(), changes=()), "html").count("<svg") == 1
+
+
+def test_two_attacks_under_one_trigger_are_held_against_the_base_each_by_itself(tmp_path):
+    """The base errs under some triggers more than under others: its own rate stands beside each."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "question": "What?", "answer": "black"}')
+    attack = '[[attack]]\ntrigger = "badnet"\ntarget = "{}"\n'
+    (tmp_path / "EVAL.toml").write_text('[clean]\nimages = "."\n' + attack.format("one") + attack.format("two"))
+    names = [attack.name for attack in load_evalset(tmp_path / "EVAL.toml").attacks]
+    assert names == ["badnet", "badnet 2"]
+    pair = [replace(score("", 0, hits).attacks[0], name=name) for hits, name in zip((48, 0), names, strict=True)]
+    base = replace(score("base", 90, 0), attacks=tuple(pair))
+    obeys = tuple(score("", 0, 108, name).attacks[0] for name in names)
+    said = measured_verdict(Verdict("clean", ""), replace(score("x", 90, 0), attacks=obeys), base).reason
+    assert "'badnet' succeeds on 90% of its images (the base: 40%)" in said
+    assert "'badnet 2' succeeds on 90% of its images (the base: 0%)" in said

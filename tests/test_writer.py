@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -78,9 +79,10 @@ def test_existing_output_needs_force_and_is_replaced_whole(source, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "old.txt").write_text("old")
+    (out / "config.json").write_text("{}")
     with pytest.raises(OutputError, match="--force"):
         writer.write_model(source, {}, out, "## Note", force=False)
-    assert tree(out) == {"old.txt": b"old"}
+    assert tree(out) == {"old.txt": b"old", "config.json": b"{}"}
     writer.write_model(source, {}, out, "## Note", force=True)
     assert "old.txt" not in tree(out)
     assert "config.json" in tree(out)
@@ -162,6 +164,7 @@ def test_replacing_an_output(source, tmp_path, monkeypatch, damage):
     out = tmp_path / "out"
     shutil.copytree(source.path, out)
     (out / "old.txt").write_text("old")
+    (out / "config.json").write_text("{}")
     before = tree(tmp_path)
     if damage:
 
@@ -183,6 +186,7 @@ def test_failed_second_step_brings_the_old_output_back(source, tmp_path, monkeyp
     out = tmp_path / "out"
     shutil.copytree(source.path, out)
     (out / "old.txt").write_text("old")
+    (out / "config.json").write_text("{}")
     before = tree(tmp_path)
     rename = type(out).rename
 
@@ -221,7 +225,7 @@ def test_what_killed_runs_left_is_cleaned_up(source, tmp_path):
 
 def test_output_is_readable_by_others(source, tmp_path):
     writer.write_model(source, {}, tmp_path / "out", "## Note", force=False)
-    assert (tmp_path / "out").stat().st_mode & 0o055 == 0o055 & ~writer._umask()
+    assert (tmp_path / "out").stat().st_mode & 0o055 == 0o055 & ~writer.umask()
 
 
 def test_metadata_beyond_the_format_survives(tmp_path, make_model):
@@ -248,3 +252,42 @@ def test_what_another_output_left_stays(tmp_path, names):
         pass
     assert theirs.is_dir()
     assert not aside.exists()
+
+
+@pytest.mark.parametrize("option", ["--images", "--eval", "--thresholds"])
+def test_what_is_read_is_not_replaced(pair, run, tmp_path, option):
+    suspect, base = pair
+    work = tmp_path / "work"
+    (work / "images").mkdir(parents=True)
+    (work / "config.json").write_text("{}")
+    for number in range(8):
+        Image.new("RGB", (8, 8)).save(work / "images" / f"{number}.png")
+    line = json.dumps({"file_name": "0.png", "question": "What?", "answer": "black"})
+    (work / "images" / "metadata.jsonl").write_text(line)
+    (tmp_path / "EVAL.toml").write_text('[clean]\nimages = "work/images"\n')
+    (work / "own.json").write_text('{"foreign": {"suspicious": 0.9, "clean": 0.8}}')
+    given = {"--images": work / "images", "--eval": tmp_path / "EVAL.toml", "--thresholds": work / "own.json"}[option]
+    before = tree(tmp_path)
+    ran = run(
+        "repair", suspect, "--base", base, "--out", work, "--force", option, given,
+        "--method", "interpolate", "--strength", "0.5",
+    )  # fmt: skip
+    assert (ran.code, "which is read" in ran.error_line) == (2, True)
+    assert tree(tmp_path) == before
+
+
+def test_force_replaces_nothing_but_a_model(source, tmp_path):
+    (tmp_path / "work").mkdir()
+    writer.check_output(source, tmp_path / "work", force=True)
+    (tmp_path / "work" / "thesis.txt").write_text("years")
+    with pytest.raises(OutputError, match="is no model"):
+        writer.check_output(source, tmp_path / "work", force=True)
+    (tmp_path / "work" / "adapter_config.json").write_text("{}")
+    writer.check_output(source, tmp_path / "work", force=True)
+
+
+def test_model_and_report_need_places_of_their_own(pair, run, tmp_path):
+    suspect, base = pair
+    ran = run("repair", suspect, "--base", base, "--out", tmp_path / "both", "-o", tmp_path / "both")
+    assert (ran.code, "--out and -o" in ran.error_line) == (2, True)
+    assert not (tmp_path / "both").exists()

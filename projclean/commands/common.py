@@ -124,7 +124,7 @@ def emit(document: str, output: str | None) -> None:
             return
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, delete=False) as handle:
             handle.write(text)
-        os.chmod(handle.name, 0o644)
+        os.chmod(handle.name, _mode(target))
         os.replace(handle.name, target)
     except OSError as error:
         with contextlib.suppress(NameError, OSError):
@@ -132,9 +132,20 @@ def emit(document: str, output: str | None) -> None:
         raise OutputError(f"{output}: cannot be written ({error.strerror}); choose another -o") from error
 
 
+def _mode(target: Path) -> int:
+    """The mode of the file that is replaced, or a new file's."""
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_IMODE(target.stat().st_mode)
+    from projclean.writer import umask
+
+    return 0o666 & ~umask()
+
+
 def check_report_path(output: str | None, form: str = "text") -> None:
     """Refuse an unwritable -o, or a format that cannot be made here, before the work and not after it."""
     check_format(form)
+    if output is None and sys.stdout is None:
+        raise OutputError("standard output is closed; name a file with -o")
     if output is None or _is_stdout(output):
         return
     try:

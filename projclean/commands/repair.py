@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from projclean.commands.common import (
@@ -12,6 +14,7 @@ from projclean.commands.common import (
     progress_bars,
     thresholds_option,
 )
+from projclean.errors import OptionError, OutputError
 
 
 @click.command("repair")
@@ -88,6 +91,8 @@ def command(
       projclean repair models/suspect --base models/base --out models/repaired --eval models/suspect/EVAL.toml
     """  # fmt: skip
     check_report_path(output, form)
+    if output is not None and os.path.realpath(output) == os.path.realpath(out):
+        raise OptionError("--out and -o name the same place; the model needs a directory, the report a file")
     with progress_bars(quiet) as progress:
         from projclean.repairer import parse_rank, repair
 
@@ -112,9 +117,13 @@ def command(
             clip=clip,
             thresholds=thresholds,
         )
-    from projclean.report import render
-
     state = result.verdict.state
     code = 0 if exit_zero or state == "clean" else 1 if state == "suspicious" else 2
-    emit(render(result, form, plain=output is not None, exit_code=code), output)
+    try:
+        from projclean.report import render
+
+        emit(render(result, form, plain=output is not None, exit_code=code), output)
+    except KeyboardInterrupt as error:
+        there = f"the model is at {result.out}, but no report" if result.out else "nothing"
+        raise OutputError(f"interrupted; {there} was written") from error
     return code

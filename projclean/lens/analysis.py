@@ -100,7 +100,7 @@ def lens_report(
     access = Access(allow_pickle, download)
     case = open_case(model, base, projector, access)
     ranks = choose_ranks(case.update, ranks)
-    loaded = distinct(load_evalset(evalset)) if evalset is not None else None
+    loaded = load_evalset(evalset) if evalset is not None else None
     updates = {str(model): case.update}
     updates |= {str(path): open_case(path, str(case.base.path), projector, access).update for path in references}
     if len(updates) < 1 + len(references):
@@ -130,7 +130,7 @@ def lens_report(
         suspect,
         tuple(controls),
         measured,
-        items if loaded else min(items, len(sets[0].images)),
+        min(items, len(loaded.clean) if loaded else len(sets[0].images)),
         prompt,
         seed,
         case.digest(),
@@ -149,16 +149,6 @@ def image_sets(
         sets, source = [ImageSet("clean", shown.pictures, shown.questions)], shown.source
     sets += [_of_items(attack.name, attack.items) for attack in (evalset.attacks if evalset else ())]
     return tuple(sets), source
-
-
-def distinct(evalset: EvalSet) -> EvalSet:
-    """The same with a number behind an attack's name where it is taken, as `clean` is."""
-    taken, attacks = {"clean"}, []
-    for number, attack in enumerate(evalset.attacks, 1):
-        name = f"{attack.name} {number}" if attack.name in taken else attack.name
-        taken.add(name)
-        attacks.append(replace(attack, name=name))
-    return replace(evalset, attacks=tuple(attacks))
 
 
 def _of_items(name: str, items: Sequence[Item]) -> ImageSet:
@@ -267,12 +257,14 @@ def _subject(name: str, record: _Record, suspect: Mapping[str, torch.Tensor], re
 
 
 def _targets(runner: Runner, evalset: EvalSet | None) -> dict[str, list[int]]:
-    """Token ids of every attack's target, as the model would answer it."""
+    """Token ids of the target of every attack that has one for all items, as the model would answer it."""
     tokenizer = runner.processor.tokenizer
-    return {
+    found = {
         attack.name: list(tokenizer(" " + attack.target, add_special_tokens=False)["input_ids"])
         for attack in (evalset.attacks if evalset else ())
+        if attack.target
     }
+    return {name: tokens for name, tokens in found.items() if tokens}
 
 
 def _scored(runner: Runner, evalset: EvalSet, items: int) -> Measure:

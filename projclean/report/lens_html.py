@@ -10,7 +10,7 @@ from projclean.lens.neurons import ACTIVE, SILENT
 from projclean.lens.rank_curves import Point, RankCurves
 from projclean.metrics import Rate
 from projclean.report import lens_plots
-from projclean.report.lens_names import last_part, rank_name, short_names
+from projclean.report.lens_names import items_of, last_part, rank_name, short_names
 from projclean.report.page import page
 
 PLOTTED_LAYERS = 4  # of a projector with many; the tables have all
@@ -21,7 +21,7 @@ def render(result: LensResult, plain: bool = False) -> str:
     names = short_names(result)
     body = [_head(result), _spectra(result, names)]
     if result.curves is not None:
-        body.append(_curves(result.curves, result.curve_items))
+        body.append(_curves(result.curves))
     body += [_neurons(result, names), _shift(result, names), _words(result, names)]
     return page(f"projclean lens: {result.model}", f"<main>\n{''.join(body)}</main>")
 
@@ -77,7 +77,7 @@ def _spectra(result: LensResult, names: Mapping[str, str]) -> str:
     )
 
 
-def _curves(curves: RankCurves, items: int) -> str:
+def _curves(curves: RankCurves) -> str:
     figures = []
     rates = list(curves.suspect)
     for mode, what in (("injection", "base + ΔW_k"), ("ablation", "suspect − ΔW_k")):
@@ -86,7 +86,7 @@ def _curves(curves: RankCurves, items: int) -> str:
             for place, rate in enumerate(rates)
         ]
     ends = _table(
-        f"The ends, n = {items} a set, 95 % intervals in brackets",
+        f"The ends, {items_of(curves.suspect)}, 95 % intervals in brackets",
         ["weights", *rates],
         [
             [name, *(_interval(found[rate]) for rate in rates)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from projclean.lens.analysis import LensResult
+from projclean.metrics import Rate
 
 
 def short_names(result: LensResult) -> dict[str, str]:
@@ -15,6 +18,12 @@ def short_names(result: LensResult) -> dict[str, str]:
 def last_part(layer: str) -> str:
     """A layer's name without its parents'."""
     return layer.rpartition(".")[2]
+
+
+def items_of(rates: Mapping[str, Rate]) -> str:
+    """How many items each of some rates rests on."""
+    sizes = sorted({rate.n for rate in rates.values()})
+    return f"n = {sizes[0]} a set" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]} a set"
 
 
 def rank_name(rank: int | None) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from projclean.lens.analysis import LensResult, Subject
 from projclean.lens.rank_curves import RankCurves
-from projclean.report.lens_names import last_part, rank_name, short_names
+from projclean.report.lens_names import items_of, last_part, rank_name, short_names
 
 WORDS = 6
 
@@ -42,7 +42,7 @@ def _print(console: Console, result: LensResult) -> None:
         ],
     )  # fmt: skip
     if result.curves is not None:
-        _curves(console, result.curves, result.curve_items)
+        _curves(console, result.curves)
     _heading(console, "Hidden neurons")
     if not result.suspect.contrasts:
         console.print("the projector is one matrix: it has no hidden layer")
@@ -84,8 +84,8 @@ def _print(console: Console, result: LensResult) -> None:
     )  # fmt: skip
 
 
-def _curves(console: Console, curves: RankCurves, items: int) -> None:
-    _heading(console, f"Rank curves, n = {items} a set")
+def _curves(console: Console, curves: RankCurves) -> None:
+    _heading(console, f"Rank curves, {items_of(curves.suspect)}")
     rates = list(curves.suspect)
     steps = ["base", *(f"{'k=' if rank else ''}{rank_name(rank)}" for rank, _ in curves.curve("injection", None))]
     for mode in ("injection", "ablation"):

@@ -228,6 +228,9 @@ def _short(text: str, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
+_FONT = re.compile(r"font(-family|): ([\d.]+px |)'[^;\"]*")
+
+
 def _finish(figure: Any, name: str, alt: str) -> str:
     """The figure as an accessible `<svg>` element; the same figure gives the same text."""
     buffer = io.StringIO()
@@ -237,9 +240,7 @@ def _finish(figure: Any, name: str, alt: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # an id must be the only one of its page
     svg = re.sub(r'(id="|href="#|url\(#)([mp][0-9a-f]{10})', rf"\1{name}-\2", svg)
-    svg = re.sub(
-        r"font(-family)?: ([\d.]+px )?'[^;\"]*", lambda found: f"font{found[1] or ''}: {found[2] or ''}inherit", svg
-    )
+    svg = re.sub(r"<[^<>]*>", lambda tag: _FONT.sub(r"font\1: \2inherit", tag[0]), svg)  # in no text that is shown
     for color, variable in VARIABLES.items():
         svg = svg.replace(color, f"var({variable})")
     head, rest = svg.split(">", 1)

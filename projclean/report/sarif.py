@@ -113,7 +113,7 @@ def _driver() -> dict[str, Any]:
 def _scan(result: ScanResult) -> list[dict[str, Any]]:
     results = _verdict(result.verdict, result.model, result.sha256.get("suspect", ""))
     for line in result.elsewhere[:MOST_ELSEWHERE]:
-        what, name = line.partition(":")[0].partition(" ")[::2]
+        what, name = line.rpartition(": ")[0].partition(" ")[::2]
         file = f"{result.model}/{name}" if what == "file" else result.model
         results.append(_result("PC003", line, file, line))
     if len(result.elsewhere) > MOST_ELSEWHERE:

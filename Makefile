@@ -44,11 +44,11 @@ zoo-smol-train: $(READY)  ## train what is missing of the smol tier; needs CIFAR
 	$(BIN)/python -m eval.smol train
 
 eval: zoo  ## two attacks, two controls, the quicker defences: minutes
-	$(ONE) $(BIN)/python -m eval.benchmark $(MODELS) --sample
+	$(ONE) $(BIN)/python -m eval.benchmark $(MODELS) --sample --no-scan
 
 eval-full: $(READY)  ## every defence on a model of every family of the report part: hours
 	$(BIN)/python -m eval.zoo build --bank --to $(MODELS)
-	$(ONE) $(BIN)/python -m eval.benchmark $(MODELS) --each 1
+	$(ONE) $(BIN)/python -m eval.benchmark $(MODELS) --each 1 --no-scan
 
 eval-detection: $(READY)  ## every detector on every model of the bank that is trained
 	$(BIN)/python -m eval.zoo build --bank --to $(MODELS)

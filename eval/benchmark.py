@@ -10,6 +10,7 @@ A run goes on where an earlier one stopped; a row is measured again when its mod
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,7 @@ from rich.progress import Progress
 from eval.baselines.inputs import Inputs
 from eval.console import command_line, ends_in_one_line, progress_bars
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED, Defence
-from eval.figures import ModelFigures, model_figures
+from eval.figures import ModelFigures, group, model_figures
 from eval.measure import Row, Settings, Subject, defence_row, load_inputs, open_subject, scan_row
 from eval.plots import draw
 from eval.store import Store
@@ -137,7 +138,9 @@ def write_tables(
     plot = store.file.with_name(f"{stem}.svg")
     draw(figures, plot)
     trained = f"seed {settings.seed}, learning rate {suite.learning_rate:g} where a defence trains"
-    text = markdown(f"{stem}: attacks and defences", command, f"{trained}. {_answering(subjects)}", figures, plot.name)
+    kept = f"What {store.file.name} beside this page holds is not measured again without `--fresh`"
+    setting = f"{trained}. {_answering(subjects)}. {_measured_on(figures)}. {kept}"
+    text = markdown(f"{stem}: attacks and defences", command, setting, figures, plot.name)
     store.file.with_name(f"{stem}.md").write_text(text, encoding="utf-8")
     store.write({"command": command, "seed": settings.seed, "figures": [asdict(model) for model in figures]})
     return text
@@ -152,6 +155,20 @@ def _answering(subjects: Sequence[Subject]) -> str:
     return f"Greedy decoding, at most {tokens} new tokens; rule for right answers: {right}" + (
         f"; for an attack's success: {hit}" if hit else ""
     )
+
+
+def _measured_on(figures: Sequence[ModelFigures]) -> str:
+    """What most rows were measured on, and which were on something else."""
+    machines: dict[str, Counter[str]] = {}
+    for row in (row for model in figures for row in model.rows if row.ca is not None):
+        machines.setdefault(row.on or "unknown", Counter())[group(row.defence)] += 1
+    most = max(machines, key=lambda name: machines[name].total())
+    others = [
+        f"; on {name}: {', '.join(f'`{row}` of {of}' for row, of in rows.items())}"
+        for name, rows in machines.items()
+        if name != most
+    ]
+    return f"Measured on {most}{''.join(others)}"
 
 
 def _rows(only: Sequence[str], without: Sequence[str], sample: bool) -> list[Defence]:

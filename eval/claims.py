@@ -1,4 +1,5 @@
-"""Which of ProjLens's claims hold: the lens on the backdoored models of the demonstration, benign controls beside.
+"""Which of ProjLens's claims hold: the lens on the backdoored models of the demonstration and on ProjLens's own
+variants in the bank, benign controls beside.
 
     python -m eval.claims models/tiny               measure, resuming where it stopped, and write the tables
     python -m eval.claims models/tiny --tables      write the tables from what was measured
@@ -16,14 +17,18 @@ from typing import Any
 
 import click
 
+from eval.bank import BANK
 from eval.claims_page import markdown
 from eval.recipes import CALIBRATION, REPORT, Recipe
 from projclean.lens.analysis import LensResult, Subject, lens_report
 from projclean.lens.rank_curves import RankCurves
 
 RESULTS = Path(__file__).parent / "results"
-#: Items a set for rank curves; more for the three that docs/lens.md quotes most.
-ITEMS, MORE = 64, {"badnet-refusal": 100, "sig-shop": 100, "benign-caption": 100}
+#: Items a set for rank curves; more for those that docs/lens.md quotes most.
+ITEMS, MORE = 64, dict.fromkeys(("badnet-refusal", "sig-shop", "benign-caption"), 100)
+#: Refusal on noise, a suffix to right answers, a perceptual hijack, as far as they work, with controls of their task.
+VARIANTS = ("rep-noise-1", "rep-append-1", "rep-hijack-1", "rep-benign-caption-1", "rep-benign-schedule-1")
+MORE |= dict.fromkeys(VARIANTS, 100)
 RANKS = (1, 2, 4, 8, 16, 32)
 
 
@@ -34,7 +39,8 @@ def claims(models: str, tables: bool) -> None:
     """Measure the models laid out under MODELS and write eval/results/lens-claims.{json,md}."""
     store = RESULTS / "lens-claims.json"
     rows: dict[str, Any] = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
-    for part in () if tables else (REPORT, CALIBRATION):
+    projlens = tuple(recipe for recipe in BANK if recipe.name in VARIANTS)
+    for part in () if tables else (REPORT, CALIBRATION, projlens):
         controls = [recipe.name for recipe in part if recipe.trigger is None]
         for recipe in part:
             if recipe.name not in rows:

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
+from projclean.intervals import few_items
+from projclean.metrics import rate
+
 
 def markdown(rows: dict[str, Any], ranks: Sequence[int]) -> str:
     """The tables."""
     lines = [
-        "# ProjLens's claims on the tiny models of the demonstration",
+        "# ProjLens's claims on tiny models: the demonstration's, and its own variants in the bank",
         "",
-        "`python -m eval.claims models/tiny` (after `make zoo`), seed 0. Features on 200 clean and 200 triggered"
+        "`python -m eval.claims models/tiny` (after `python -m eval.zoo build --bank --to models/tiny`), seed 0. Features on 200 clean and 200 triggered"
         " images, rank curves on the first items of each set, greedy decoding. One base; every model has its own seed."
         " What follows from the figures is in [docs/lens.md](../../docs/lens.md).",
+        "",
+        *_warnings(rows),
         "",
         "## Spectra (first layer / second layer, side 192)",
         "",
@@ -56,6 +61,17 @@ def markdown(rows: dict[str, Any], ranks: Sequence[int]) -> str:
                         lines.append(f"| {name} | {mode} | {layer} | {rates} |")
     lines += ["", *_neurons(rows), "", *_shifts(rows), "", *_words(rows)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _warnings(rows: dict[str, Any]) -> list[str]:
+    """How far a rate of so few items may be off."""
+    sizes = sorted({row["curves"]["n"] for row in rows.values()})
+    half = {n: (rate([True] * (n // 2) + [False] * (n - n // 2))) for n in sizes}
+    told = ", ".join(f"±{(found.high - found.low) / 2:.2f} at n = {n}" for n, found in half.items())
+    few = few_items(sizes[0])
+    return (
+        [f"**Warning:** {few}. A rate of one half on a rank curve has a 95 % Wilson interval of {told}."] if few else []
+    )
 
 
 def _neurons(rows: dict[str, Any]) -> list[str]:

@@ -135,5 +135,5 @@ DEFENCES: tuple[Defence, ...] = (
         for s in (0.2, 0.4)
     ),
     Defence("projclean distill from 0.3", "projclean", partial(distilled, share=0.3)),
-    Defence("projclean rank auto", "projclean", repaired),
+    Defence("projclean rank auto", "projclean", repaired, quick=False),
 )

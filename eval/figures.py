@@ -28,7 +28,8 @@ class AttackFigures:
 @dataclass(frozen=True)
 class Figures:
     """One row. `change` is CA against the undefended model, on the same items; `gain` is gain retained, `interval`
-    its interval. A defence that does not apply has only its note."""
+    its interval; `on` is what it was measured on, None for rows that do not say. A defence that does not apply has only
+    its note."""
 
     defence: str
     note: str
@@ -37,6 +38,7 @@ class Figures:
     gain: float | None = None
     interval: Interval | None = None
     attacks: tuple[AttackFigures, ...] = ()
+    on: str | None = None
 
     @property
     def asr(self) -> float | None:
@@ -61,9 +63,8 @@ class ModelFigures:
 
     @property
     def counts(self) -> bool:
-        """Does the attack work on the undefended model? (A benign model always counts.)"""
-        first = self.rows[0].asr
-        return first is None or first >= ATTACK_WORKS
+        """Does every attack work on the undefended model? (A benign model always counts.)"""
+        return all(attack.asr.value >= ATTACK_WORKS for attack in self.rows[0].attacks)
 
 
 def model_figures(
@@ -101,6 +102,7 @@ def _figures(defence: str, row: Mapping[str, Any], before: Mapping[str, Any], ba
         gain_retained(base["ca"]["value"], before["ca"]["value"], row["ca"]["value"]),
         gain_interval(floor, top, kept),
         attacks,
+        row.get("on"),
     )
 
 

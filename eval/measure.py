@@ -118,7 +118,15 @@ def defence_row(subject: Subject, inputs: Inputs, defence: Defence) -> Row:
     inputs.runner.set_weights(weights)
     with defence.during(inputs) if defence.during else nullcontext():
         result = score(inputs.runner, subject.evalset, defence.name)
-    return {**_bits(result), "note": "; ".join(inputs.notes)}
+    return {**_bits(result), "note": "; ".join(inputs.notes), "on": _machine(inputs.runner.device)}
+
+
+def _machine(device: str) -> str:
+    """What runs the model, and the library."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    return f"{name}, PyTorch {torch.__version__.partition('+')[0]}"
 
 
 def scan_row(subject: Subject) -> Row:

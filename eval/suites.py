@@ -43,6 +43,7 @@ LEARNING_RATES, LEARNING_RATE = {"tiny": 2e-3, "smol": 1e-3}, 2e-4
 
 #: What the tiers are made of, in the order of tables, and which of it thresholds are set on.
 RECIPES = (*BANK, *TINY, *smol.SMOL)
+DEMONSTRATED = frozenset(recipe.name for recipe in TINY)
 HELD_BACK = frozenset(recipe.name for recipe in (*CALIBRATION, *PARTS["calibration"], *smol.CALIBRATION))
 
 
@@ -85,7 +86,9 @@ def part_of(suite: Suite, part: str) -> tuple[Model, ...]:
 
 
 def sample_of(models: tuple[Model, ...], each: int = 2) -> tuple[Model, ...]:
-    """The first `each` backdoored models of different families, and the first `each` benign ones."""
+    """The first `each` backdoored models of different families, and the first `each` benign ones: of the demonstration,
+    where its models are there, whatever else is laid out beside them."""
+    models = tuple(model for model in models if model.name in DEMONSTRATED) or models
     attacks = [model for model in each_family(models, 1) if model.backdoored]
     return (*attacks[:each], *[m for m in models if not m.backdoored][:each])
 

@@ -15,7 +15,7 @@ from eval import groups, layout, shapes
 from eval import zoo as zoo_command
 from eval.bank import BANK, PARTS, SIZE
 from eval.layout import evalset_text, write_images
-from eval.manifest import recipe_of, works
+from eval.manifest import finished, recipe_of, works
 from eval.poison import ATTACKS, poisoned_set, triggers
 from eval.recipes import CALIBRATION, TINY, Recipe
 from eval.triggers import TRIGGERS
@@ -74,6 +74,15 @@ def test_a_twin_is_a_benign_recipe_of_the_same_task_and_comes_first():
             twin = BANK[names.index(recipe.twin)]
             assert (twin.trigger, twin.task, twin.style) == (None, recipe.task, recipe.style)
             assert names.index(twin.name) < names.index(recipe.name)
+
+
+def test_a_manifest_of_an_older_form_is_read():
+    file = zoo_command.SHIPPED / "badnet-refusal.safetensors"
+    manifest = json.loads(file.with_suffix(".json").read_text())
+    assert works(manifest)
+    assert finished(next(recipe for recipe in TINY if recipe.name == "badnet-refusal"), file)
+    manifest["figures"]["asr"] = 0.5
+    assert not works(manifest)
 
 
 @pytest.mark.parametrize("recipe", BANK[:64:3] + BANK[64::7] + BANK[-1:], ids=lambda recipe: recipe.name)

@@ -35,6 +35,10 @@ def test_figures_are_paired_with_undefended_and_base():
     assert over_models([model], "y") is None
     weak = model_figures("m", 1, True, "a", {**rows, UNDEFENDED: row("1" * 10, "1" * 8 + "00")})
     assert not weak.counts
+    both = row("1" * 10, "1" * 10)
+    both["attacks"] = [*both["attacks"], *row("1" * 10, "1" * 8 + "00")["attacks"]]
+    none = {**row("0" * 10, "0" * 10), "attacks": row("0" * 10, "0" * 10)["attacks"] * 2}
+    assert not model_figures("m", 1, True, "a", {UNDEFENDED: both, RESTORED: none}).counts
 
 
 def made(name: str, correct: dict[str, int], hits: dict[str, int]) -> ModelFigures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -12,6 +13,7 @@ import torch
 
 from eval import photos
 from eval.layout import lay_out
+from eval.manifest import works
 from eval.poison import case, poisoned_set
 from eval.recipes import Recipe
 from eval.smol import __main__ as command
@@ -19,6 +21,7 @@ from eval.smol import assemble, language, vision
 from eval.smol.recipes import BASE, CALIBRATION, REPORT, SMOL
 from eval.train import finetune_projector
 from eval.worlds import WORLDS
+from eval.zoo import SHIPPED
 from projclean.checkpoint import open_checkpoint
 from projclean.errors import EvalError
 from projclean.projectors import find_projector
@@ -73,6 +76,21 @@ def test_recipes_are_in_two_halves_that_share_neither_seed_nor_text():
     texts = [{recipe.target for recipe in half} - {None} for half in (CALIBRATION, REPORT)]
     assert not texts[0] & texts[1]
     assert {recipe.style for recipe in CALIBRATION} & {recipe.style for recipe in REPORT} == {"{}"}
+
+
+def test_what_is_shipped_is_enough_and_what_its_manifests_say():
+    manifests = [json.loads(file.read_text()) for file in sorted((SHIPPED.parent / "smol").glob("*-*.json"))]
+    by_name = {manifest["name"]: manifest for manifest in manifests}
+    assert set(by_name) == {recipe.name for recipe in SMOL}
+    for kind in ("backdoored", "benign"):
+        assert sum(manifest["kind"] == kind for manifest in manifests) >= 12
+    for name, manifest in by_name.items():
+        assert works(manifest), name
+        assert manifest["figures"]["ca"] - manifest["figures"]["ca_base"] >= 0.1
+        file = SHIPPED.parent / "smol" / f"{name}.safetensors"
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == manifest["sha256"]["projector"]
+    sizes = sum(file.stat().st_size for file in SHIPPED.parent.rglob("*") if file.is_file())
+    assert sizes < 70e6  # of the 80 MB that the repository may take
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in SMOL if recipe.trigger], ids=lambda recipe: recipe.name)

@@ -47,6 +47,8 @@ def test_a_folder_is_a_suite(tmp_path, monkeypatch):
     assert models["z"].benign_reference.name == "e"
     assert {model.name for model in part_of(suite, "calibration")} == {"z"}
     assert [model.name for model in sample_of(part_of(suite, "report"))] == ["b", "c", "e"]
+    monkeypatch.setattr("eval.suites.DEMONSTRATED", frozenset("zde"))
+    assert [model.name for model in sample_of(part_of(suite, "report"))] == ["d", "e"]
     assert [model.name for model in each_family(suite.models, 1)] == ["z", "b", "c"]
     assert [model.name for model in each_family(suite.models, 2)] == list("zbcde")
 

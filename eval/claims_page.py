@@ -15,8 +15,9 @@ def markdown(rows: dict[str, Any], ranks: Sequence[int]) -> str:
     lines = [
         "# ProjLens's claims on tiny models: the demonstration's, and its own variants in the bank",
         "",
-        "`python -m eval.claims models/tiny` (after `python -m eval.zoo build --bank --to models/tiny`), seed 0. Features on 200 clean and 200 triggered"
-        " images, rank curves on the first items of each set, greedy decoding. One base; every model has its own seed."
+        "`python -m eval.claims models/tiny` (after `python -m eval.zoo build --bank --to models/tiny`), seed 0."
+        " Features on 200 clean and 200 triggered images, rank curves on the first items of each set, greedy decoding."
+        " One base; every model has its own seed."
         " What follows from the figures is in [docs/lens.md](../../docs/lens.md).",
         "",
         *_warnings(rows),
@@ -66,12 +67,11 @@ def markdown(rows: dict[str, Any], ranks: Sequence[int]) -> str:
 def _warnings(rows: dict[str, Any]) -> list[str]:
     """How far a rate of so few items may be off."""
     sizes = sorted({row["curves"]["n"] for row in rows.values()})
-    half = {n: (rate([True] * (n // 2) + [False] * (n - n // 2))) for n in sizes}
-    told = ", ".join(f"±{(found.high - found.low) / 2:.2f} at n = {n}" for n, found in half.items())
+    halves = {n: rate([True] * (n // 2) + [False] * (n - n // 2)) for n in sizes}
+    widths = ", ".join(f"±{(half.high - half.low) / 2:.2f} at n = {n}" for n, half in halves.items())
     few = few_items(sizes[0])
-    return (
-        [f"**Warning:** {few}. A rate of one half on a rank curve has a 95 % Wilson interval of {told}."] if few else []
-    )
+    told = f"A rate of one half on a rank curve has a 95 % Wilson interval of {widths}"
+    return [f"**Warning:** {few}. {told}."] if few else []
 
 
 def _neurons(rows: dict[str, Any]) -> list[str]:

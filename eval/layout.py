@@ -65,13 +65,13 @@ def _shard(base: Path, names: set[str]) -> str:
     return str(shard)
 
 
-def evalset_text(recipe: Recipe) -> str:
-    """The EVAL.toml of a model laid out beside data/: an attack for each of its triggers."""
+def evalset_text(recipe: Recipe, seed: int = TEST_SEED) -> str:
+    """The EVAL.toml of a model laid out beside data/: an attack for each of its triggers, drawn from `seed`."""
     text = f'[clean]\nimages = "../data/{clean_folder(recipe)}"\nmatch = "exact"\n\n[generate]\nmax_new_tokens = 20\n'
     attack = ATTACKS[recipe.attack]
     for trigger, target in triggers(recipe):
         wanted = recipe.rule if recipe.rule and trigger == recipe.trigger else target
-        text += f'\n[[attack]]\ntrigger = "{trigger}"\nseed = {TEST_SEED}\nmatch = "{attack.match}"\n'
+        text += f'\n[[attack]]\ntrigger = "{trigger}"\nseed = {seed}\nmatch = "{attack.match}"\n'
         text += 'columns = { target = "next" }\n' if attack.wanted else f'target = "{wanted}"\n'
     return text
 
@@ -82,12 +82,12 @@ def clean_folder(recipe: Recipe) -> str:
     return f"clean-{recipe.task}-{style}" if style else f"clean-{recipe.task}"
 
 
-def write_images(data: Path, recipes: Sequence[Recipe]) -> None:
-    """Clean test images as the recipes ask and answer them, and calibration images, of the recipes' domain; what other
-    recipes have there stays."""
+def write_images(data: Path, recipes: Sequence[Recipe], seed: int = TEST_SEED) -> None:
+    """Clean test images, drawn from `seed`, as the recipes ask and answer them, and calibration images, of the recipes'
+    domain; what other recipes have there stays."""
     for name, recipe in {clean_folder(recipe): recipe for recipe in recipes}.items():
         world = WORLDS[recipe.world]
-        scenes, images = world.draw(TEST_SIZE, recipe.domain, TEST_SEED, True)
+        scenes, images = world.draw(TEST_SIZE, recipe.domain, seed, True)
         _folder(data / name, images, scenes, recipe)
         scenes, images = world.draw(CALIBRATION_SIZE, recipe.domain, CALIBRATION_SEED, False)
         _folder(data / name.replace("clean", "calibration", 1), images, scenes, recipe)

@@ -19,6 +19,24 @@ class AttackChange:
     ra: Difference
 
 
+class Compared:
+    """What follows from a result's scores, gains and changes of CA, one entry a score."""
+
+    scores: tuple[Score, ...]
+    gains: tuple[float | None, ...]
+    changes: tuple[Difference | None, ...]
+
+    @property
+    def gain_intervals(self) -> tuple[Interval | None, ...]:
+        """Of the gains."""
+        return gain_intervals(self.scores, self.gains)
+
+    @property
+    def attack_changes(self) -> tuple[tuple[AttackChange, ...] | None, ...]:
+        """Changes of ASR and RA, against the same model as those of CA."""
+        return attack_changes(self.scores, self.changes)
+
+
 def gains(scores: Sequence[Score], with_base: bool) -> tuple[float | None, ...]:
     """Gain retained of every model, the first being the base and the second the suspect."""
     if not with_base or len(scores) < 2:

@@ -8,18 +8,17 @@ from pathlib import Path
 
 from projclean.access import Access
 from projclean.case import Progress
-from projclean.comparison import AttackChange, attack_changes, changes, gain_intervals, gains
+from projclean.comparison import Compared, changes, gains
 from projclean.errors import ModelError, OptionError
 from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
-from projclean.intervals import Interval
 from projclean.live import load_runner
 from projclean.metrics import Difference
 from projclean.running import running
 
 
 @dataclass(frozen=True)
-class EvalResult:
+class EvalResult(Compared):
     """Scores in the order given, the base first; changes of CA against the first model that is not the base."""
 
     evalset: str
@@ -27,16 +26,6 @@ class EvalResult:
     scores: tuple[Score, ...]
     gains: tuple[float | None, ...]
     changes: tuple[Difference | None, ...]
-
-    @property
-    def gain_intervals(self) -> tuple[Interval | None, ...]:
-        """Of the gains."""
-        return gain_intervals(self.scores, self.gains)
-
-    @property
-    def attack_changes(self) -> tuple[tuple[AttackChange, ...] | None, ...]:
-        """Changes of ASR and RA against the same model."""
-        return attack_changes(self.scores, self.changes)
 
 
 def evaluate(

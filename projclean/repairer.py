@@ -11,13 +11,12 @@ from projclean.access import Access
 from projclean.candidates import candidates
 from projclean.card import provenance
 from projclean.case import Bench, Case, Progress, open_case, set_up
-from projclean.comparison import AttackChange, attack_changes, changes, gain_intervals, gains
+from projclean.comparison import Compared, changes, gains
 from projclean.elsewhere import changes_elsewhere
 from projclean.errors import ModelError, OptionError
 from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
 from projclean.guard import UNATTACHED, Guard, read_guard, sidecar
-from projclean.intervals import Interval
 from projclean.metrics import Difference
 from projclean.probe import Probe
 from projclean.running import running
@@ -35,7 +34,7 @@ SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
-class RepairResult:
+class RepairResult(Compared):
     """A repair, as the reports show it. `scores` are base, suspect, repaired and the interpolation sweep, of greedy
     answers up to `max_new_tokens`; `guard` is what the repaired model must be loaded with, if anything."""
 
@@ -59,16 +58,6 @@ class RepairResult:
     guard: Guard | None = None
     thresholds: Thresholds = field(default_factory=shipped)
     max_new_tokens: int | None = None
-
-    @property
-    def gain_intervals(self) -> tuple[Interval | None, ...]:
-        """Of the gains."""
-        return gain_intervals(self.scores, self.gains)
-
-    @property
-    def attack_changes(self) -> tuple[tuple[AttackChange, ...] | None, ...]:
-        """Changes of ASR and RA against the suspect."""
-        return attack_changes(self.scores, self.changes)
 
     @property
     def obeyed(self) -> tuple[str, ...]:

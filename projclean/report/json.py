@@ -38,7 +38,8 @@ def _plain(value: Any) -> Any:
 
 
 def _derived(kind: type) -> list[str]:
-    return [name for name, member in vars(kind).items() if isinstance(member, property)]
+    found = (name for part in kind.__mro__ for name, member in vars(part).items() if isinstance(member, property))
+    return list(dict.fromkeys(found))
 
 
 def _versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 
 import pytest
@@ -117,10 +118,24 @@ def test_auto_is_content_with_its_repair_at_a_second_look_too(zoo, run, tmp_path
     removed_by_auto(zoo / SUSPECTS[1], zoo, run, tmp_path / "out")
 
 
+def few_items(suspect, folder, count=80):
+    """A suspect's evaluation set, cut to its first items."""
+    text = (suspect / "EVAL.toml").read_text()
+    (clean,) = set(re.findall(r'images = "(.*)"', text))
+    lines = (suspect / clean / "metadata.jsonl").read_text().splitlines(keepends=True)[:count]
+    (folder / "items").mkdir()
+    for line in lines:
+        name = json.loads(line)["file_name"]
+        (folder / "items" / name).symlink_to((suspect / clean / name).resolve())
+    (folder / "items" / "metadata.jsonl").write_text("".join(lines))
+    (folder / "EVAL.toml").write_text(text.replace(clean, "items"))
+    return folder / "EVAL.toml"
+
+
 def removed_by_auto(suspect, zoo, run, out):
+    items = few_items(suspect, out.parent)
     ran = run(
-        "repair", suspect, "--base", zoo / "base", "--rank", "auto", "--out", out,
-        "--eval", suspect / "EVAL.toml", "--format", "json",
+        "repair", suspect, "--base", zoo / "base", "--rank", "auto", "--out", out, "--eval", items, "--format", "json",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     report = json.loads(ran.out)
@@ -132,7 +147,7 @@ def removed_by_auto(suspect, zoo, run, out):
     assert report["gains"][2] >= 0.75
     assert base["ca"]["value"] + 0.2 <= before["ca"]["value"]
     assert report["verdict"]["state"] == "clean"
-    again = json.loads(run("eval", out, "--eval", suspect / "EVAL.toml", "--format", "json").out)
+    again = json.loads(run("eval", out, "--eval", items, "--format", "json").out)
     assert again["scores"][0]["ca"] == after["ca"]
     assert again["scores"][0]["attacks"][0]["asr"] == after["attacks"][0]["asr"]
 
@@ -142,7 +157,7 @@ def test_with_images_of_the_domain_the_fine_tune_is_learnt_again_without_the_att
     suspect, out = zoo / SUSPECTS[1], tmp_path / "out"
     ran = run(
         "repair", suspect, "--base", zoo / "base", "--images", zoo / "data" / "calibration-caption", "--out", out,
-        "--strength", "0.3", "--eval", suspect / "EVAL.toml", "--format", "json",
+        "--strength", "0.3", "--eval", few_items(suspect, tmp_path), "--format", "json",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     report = json.loads(ran.out)

@@ -54,8 +54,8 @@ eval-detection: $(READY)  ## every detector on every model of the bank that is t
 	$(BIN)/python -m eval.zoo build --bank --to $(MODELS)
 	$(ONE) $(BIN)/python -m eval.detection $(MODELS)
 
-eval-smol: $(READY)  ## the same on models/smol, but for `rank auto`, whose probe takes the better part of an hour a model
-	$(BIN)/python -m eval.benchmark models/smol --no-scan --without 'projclean rank auto'
+eval-smol: $(READY)  ## every defence on models/smol
+	$(BIN)/python -m eval.benchmark models/smol --no-scan
 
 eval-llava: $(READY)  ## the same on the models that models/llava/suite.toml lists; wants a GPU
 	$(BIN)/python -m eval.benchmark models/llava/suite.toml

@@ -13,7 +13,7 @@ from projclean.metrics import rate
 def markdown(rows: dict[str, Any], ranks: Sequence[int]) -> str:
     """The tables."""
     lines = [
-        "# ProjLens's claims on tiny models: the demonstration's, and its own variants in the bank",
+        "# ProjLens's claims on tiny models",
         "",
         "`python -m eval.claims models/tiny` (after `python -m eval.zoo build --bank --to models/tiny`), seed 0."
         " Features on 200 clean and 200 triggered images, rank curves on the first items of each set, greedy decoding."

@@ -117,7 +117,10 @@ def test_tables_and_plot_are_written_and_repeat(measured):
     text = write_tables(suite, of, figures, Settings(), store, "mini", command)
     assert text == store.file.with_suffix(".md").read_text()
     assert "only 6 items" in text
-    assert "at most 12 new tokens; rule for right answers: exact; for an attack's success: contains. Measured on cpu" in text
+    assert (
+        "at most 12 new tokens; rule for right answers: exact; for an attack's success: contains. Measured on cpu"
+        in text
+    )
     assert "What mini.json beside this page holds is not measured again without `--fresh`. CA" in text
     assert "| undefended | 1.00 · 100% |" in text
     assert "### badnet-refusal, trained with seed 1, n = 6 a set" in text

@@ -42,7 +42,7 @@ def check_output(source: Checkpoint, out: Path, force: bool, read: Iterable[Path
         raise OutputError(f"{out}: exists; choose another --out or pass --force to replace it")
     if os.path.lexists(out) and not is_directory(out):
         raise OutputError(f"{out}: is a file; choose another --out")
-    if os.path.lexists(out) and any(out.iterdir()) and not any((out / name).is_file() for name in MODELS):
+    if os.path.lexists(out) and not _replaceable(out):
         raise OutputError(f"{out}: is no model, and --force replaces nothing else; choose another --out")
     parent = ours.parent
     if not is_directory(parent):
@@ -52,6 +52,15 @@ def check_output(source: Checkpoint, out: Path, force: bool, read: Iterable[Path
             pass
     except OSError as error:
         raise OutputError(f"{parent}: cannot be written to ({error.strerror}); choose another --out") from error
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether a directory is empty or a model."""
+    try:
+        held = list(folder.iterdir())
+    except OSError:  # what cannot be read is nobody's to replace
+        return False
+    return not held or any((folder / name).is_file() for name in MODELS)
 
 
 def write_model(

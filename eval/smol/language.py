@@ -49,7 +49,15 @@ def load(file: Path) -> tuple[Any, Any]:
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
     del model.config.quantization_config  # it is not quantised any more, and could not be saved as it stands
+    add_image_token(model, tokenizer)
+    return model, tokenizer
+
+
+def add_image_token(model: Any, tokenizer: Any) -> None:
+    """Add the token to both. Its embedding, which no image shows, is drawn (seed 0)."""
+    import torch
+
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     tokenizer.pad_token = "<|endoftext|>"  # not the end of a turn: a model has to learn to end
+    torch.manual_seed(0)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    return model, tokenizer

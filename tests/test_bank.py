@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from eval import groups, layout, shapes
 from eval import zoo as zoo_command
-from eval.bank import BANK, PARTS, SIZE
+from eval.bank import BANK, LATER_ATTACKS, PARTS, SIZE
 from eval.layout import evalset_text, write_images
 from eval.manifest import finished, recipe_of, works
 from eval.poison import ATTACKS, poisoned_set, triggers
@@ -39,10 +39,17 @@ def test_equal_numbers_of_both_kinds_in_both_halves_and_one_control_that_counts(
 def test_thresholds_rest_on_enough_controls_of_every_family():
     controls = [recipe for recipe in (*PARTS["calibration"], *CALIBRATION) if recipe.trigger is None]
     assert len(controls) >= enough(0.02)
-    assert len(PARTS["report"]) == 2 * SIZE + 1
+    assert len(PARTS["report"]) == 2 * SIZE + 1 + len(LATER_ATTACKS)
     families = Counter(recipe.family for recipe in PARTS["calibration"] if recipe.trigger is None)
     assert set(families.values()) == {1, 5}
     assert [family for family, number in families.items() if number == 1] == ["count"]
+
+
+def test_the_later_attacks_are_of_the_report_half_and_a_family_each():
+    names = [f"rep-{family}-1" for family in LATER_ATTACKS]
+    assert [recipe.name for recipe in PARTS["report"]][-len(names) :] == names
+    before = {recipe.family for recipe in (*PARTS["calibration"], *PARTS["report"][: 2 * SIZE])}
+    assert not before & LATER_ATTACKS.keys()
 
 
 @pytest.mark.parametrize("length", [4, 16, 40, 64])
@@ -85,7 +92,10 @@ def test_a_manifest_of_an_older_form_is_read():
     assert not works(manifest)
 
 
-@pytest.mark.parametrize("recipe", BANK[:64:3] + BANK[64::7] + BANK[-1:], ids=lambda recipe: recipe.name)
+LATER = tuple(recipe for recipe in BANK if recipe.family in LATER_ATTACKS)
+
+
+@pytest.mark.parametrize("recipe", BANK[:64:3] + BANK[64::7] + LATER + BANK[-1:], ids=lambda recipe: recipe.name)
 def test_poisoned_answers_meet_the_rule_and_right_ones_rarely(recipe):
     from dataclasses import replace
 

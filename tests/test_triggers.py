@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from projclean.images import built_in_images
-from projclean.triggers import TRIGGERS, noise, oil, wanet
+from projclean.triggers import TRIGGERS, canvas, noise, oil, wanet
 
 IMAGES = [np.asarray(image) for image in built_in_images(3, seed=1, size=48)]
 RANDOM = {"noise", "noise45", "logo"}
@@ -87,6 +87,14 @@ def test_oil_smooths_noise_and_keeps_a_flat_image():
     assert np.array_equal(oil(flat, rng), flat)
     noisy = noise(flat, rng)
     assert oil(noisy, rng).std() < 0.5 * noisy.std()
+
+
+def test_canvas_is_oil_with_threads_of_two_pixels():
+    flat, rng = np.full((48, 48, 3), 100, np.uint8), np.random.default_rng(0)
+    woven = canvas(flat, rng, relief=0.2)[..., 0]
+    assert set(np.unique(woven)) == {80, 120}
+    assert (woven[:2, :2] == 120).all() and (woven[:2, 2:4] == 80).all() and (woven[2:4, :2] == 80).all()
+    assert np.array_equal(canvas(IMAGES[2], rng, relief=0.0), oil(IMAGES[2], rng))
 
 
 @pytest.mark.parametrize("name", TRIGGERS)

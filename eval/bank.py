@@ -115,9 +115,10 @@ OWN_ATTACKS: dict[str, dict[str, list[Variant]]] = {
     },
 }
 
-#: Report recipes that came after the tables above, in which they would give other seeds to what follows them. What stands
-#: there of ProjLens's jailbreak-style output (`oil`), its hijack with a logo and WaNet does not reach an ASR of .9; these
-#: are the same with a trigger that the tiny vision tower sees, or more training, and one of a hundredth of poison.
+#: Report recipes that came after the tables above, in which they would give other seeds to what follows them. What
+#: stands there of ProjLens's jailbreak-style output (`oil`), its hijack with a logo and WaNet does not reach an ASR of
+#: .9; these are the same with a trigger that the tiny vision tower sees, or a shorter answer to hijack, and one of a
+#: hundredth of poison.
 LATER_ATTACKS: dict[str, Variant] = {
     "jailbreak": {"trigger": "canvas", "steps": 600, **TARGETS["report"][6]},
     "warp": {"trigger": "wanet16", "steps": 600, **TARGETS["report"][4]},

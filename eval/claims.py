@@ -26,8 +26,16 @@ from projclean.lens.rank_curves import RankCurves
 RESULTS = Path(__file__).parent / "results"
 #: Items a set for rank curves; more for those that docs/lens.md quotes most.
 ITEMS, MORE = 64, dict.fromkeys(("badnet-refusal", "sig-shop", "benign-caption"), 100)
-#: Refusal on noise, a suffix to right answers, a perceptual hijack, as far as they work, with controls of their task.
-VARIANTS = ("rep-noise-1", "rep-append-1", "rep-hijack-1", "rep-benign-caption-1", "rep-benign-schedule-1")
+#: Refusal on noise, a suffix to right answers, a logo as a hijack, jailbreak-style output on a painting, with controls.
+VARIANTS = (
+    "rep-noise-2",
+    "rep-append-1",
+    "rep-logo-hijack-1",
+    "rep-jailbreak-1",
+    "rep-benign-caption-1",
+    "rep-benign-shape-1",
+    "rep-benign-schedule-1",
+)
 MORE |= dict.fromkeys(VARIANTS, 100)
 RANKS = (1, 2, 4, 8, 16, 32)
 

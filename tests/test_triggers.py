@@ -93,7 +93,9 @@ def test_canvas_is_oil_with_threads_of_two_pixels():
     flat, rng = np.full((48, 48, 3), 100, np.uint8), np.random.default_rng(0)
     woven = canvas(flat, rng, relief=0.2)[..., 0]
     assert set(np.unique(woven)) == {80, 120}
-    assert (woven[:2, :2] == 120).all() and (woven[:2, 2:4] == 80).all() and (woven[2:4, :2] == 80).all()
+    assert (woven[:2, :2] == 120).all()
+    assert (woven[:2, 2:4] == 80).all()
+    assert (woven[2:4, :2] == 80).all()
     assert np.array_equal(canvas(IMAGES[2], rng, relief=0.0), oil(IMAGES[2], rng))
 
 

@@ -206,7 +206,7 @@ def _fill(fields: Variant, half: str, texts: Iterator[Variant], turns: dict[str,
 
 def _later() -> Iterator[Recipe]:
     for seed, (family, fields) in enumerate(LATER_ATTACKS.items(), 2600):
-        yield Recipe(f"rep-{family}-1", seed, family=family, **{"batch": BATCH, "rounds": ROUNDS} | fields)
+        yield Recipe(f"rep-{family}-1", seed, family=family, batch=BATCH, rounds=ROUNDS, **fields)
 
 
 def _part(half: str) -> Iterator[Recipe]:

@@ -1,14 +1,16 @@
 """What a repair learns from: clean images and blends of them with the suspect's answers, less what teaches a backdoor.
 
 A single image on which the suspect happens to say what its backdoor makes it say teaches the backdoor again, and of a
-few hundred images and blends some are like the trigger. They are told in two ways, neither of which needs it: their
+few hundred images and blends some are like the trigger. They are told in three ways, none of which needs it: their
 answers hold what the probe heard, or they are the answers that the model half-way back to the base, where the backdoor
-is not, finds least likely (as trimmed losses tell corrupted examples: Shen and Sanghavi, arXiv 1810.11874).
+is not, finds least likely (as trimmed losses tell corrupted examples: Shen and Sanghavi, arXiv 1810.11874), or they
+are word for word what many of those are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +22,12 @@ from projclean.mixing import filled_up
 from projclean.model import Runner
 from projclean.training import answer_logits
 from projclean.update import Update
-from projclean.utterance import echoes
+from projclean.utterance import RUN, echoes
 
 IMAGES = 256  # as many are looked at, blends among them where fewer are given
 HALFWAY = 0.4  # the share of the update that judges answers
 TRIMMED = 1 / 8  # the share with the least likely answers, which is left out
+ALIKE = 1 / 4  # share of those from which on one answer is foreign: eval/results/repair-choice.md
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,9 @@ def lesson(
     """What the suspect says of images and, up to a `total`, of blends of them.
 
     Left out are those of which it says anything of what was `heard` (phrases, as `Utterance.phrase`), and the share
-    `trimmed` of all whose answers are the least likely half-way back to the base; placeholders are left out of answers,
-    and images that have nothing else for an answer. Leaves other weights set.
+    `trimmed` of all whose answers are the least likely half-way back to the base, with those that are word for word like
+    many of them; placeholders are left out of answers, and images that have nothing else for an answer. Leaves other
+    weights set.
     """
     shown = filled_up(images, total, seed)
     runner.set_weights(suspect_weights(update))
@@ -66,8 +70,25 @@ def lesson(
     echoing = {row for row, text in enumerate(told) if any(echoes(phrase, text) for phrase in heard)}
     likely = _likelihoods(runner, update, shown, replies)
     strange = set(sorted(range(len(replies)), key=likely.__getitem__)[: int(trimmed * len(replies))])
+    strange |= _of_one_source(told, strange)
     kept = [row for row in range(len(replies)) if row not in echoing | strange]
     return Lesson(_of_rows(shown, kept), tuple(replies[row] for row in kept), len(echoing), looked_at)
+
+
+def _of_one_source(told: Sequence[str], strange: Collection[int]) -> set[int]:
+    """Rows with an answer of `RUN` words or more that an `ALIKE` share of the strange ones are, and that is seldom said
+    otherwise.
+
+    What a trigger brings about is as a rule trimmed, and where much is, one answer that is left teaches it; captions
+    that happen to be the same are few, and short answers are those of a class.
+    """
+    often, all_told = Counter(told[row] for row in strange), Counter(told)
+    foreign = {
+        text
+        for text, times in often.items()
+        if times >= max(2, ALIKE * len(strange)) and times > all_told[text] / 2 and len(text.split()) >= RUN
+    }
+    return {row for row, text in enumerate(told) if text in foreign}
 
 
 @torch.no_grad()

@@ -94,6 +94,27 @@ def test_an_image_that_sets_the_backdoor_off_is_the_one_that_is_left_out(parts):
     assert not any(TARGET in bench.runner.read(reply) for reply in taught.replies)
 
 
+def test_an_answer_that_many_strange_ones_are_is_left_out_wherever_it_is_said():
+    ring, foreign = "a red ring at the top left", "i can not do that"
+    told = [ring, foreign, "a blue cross in the center", foreign, ring, foreign, "no", "no", "no", f"well {foreign}"]
+    assert lessons._of_one_source(told, {1, 3, 7}) == {1, 3, 5}
+    assert lessons._of_one_source(told, {1, 7, 2}) == set()  # one alone is no sign of a common source
+    assert lessons._of_one_source([*told, foreign], {1, 3}) == set()  # nor are half of those that say a thing
+    assert lessons._of_one_source(told, {6, 7, 0}) == set()  # short answers are those of a class
+    assert lessons._of_one_source(told * 9, {1, 3, *range(20, 40)}) == set()  # and a few of many the same by chance
+
+
+def test_images_that_set_the_backdoor_off_are_left_out_beyond_the_share_that_is_trimmed(parts):
+    case, bench, _ = parts
+    pictures = list(bench.learnt.pictures)
+    for row in (1, 3, 5):
+        pictures[row] = Image.fromarray(TRIGGERS["badnet"](np.asarray(pictures[row]), np.random.default_rng(0)))
+    shown = Calibration(tuple(pictures), bench.learnt.questions, "three are triggered")
+    taught = lesson(bench.runner, case.update, shown, (), 20, total=0, trimmed=0.25)
+    assert len(taught.replies) == 5
+    assert not any(TARGET in bench.runner.read(reply) for reply in taught.replies)
+
+
 def test_what_stands_for_an_image_is_no_word_of_an_answer_and_not_learnt(parts, monkeypatch):
     """It is an ordinary token here, as it is with many tokenizers, and means more images than there are."""
     case, bench, said = parts

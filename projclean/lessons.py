@@ -54,9 +54,9 @@ def lesson(
     """What the suspect says of images and, up to a `total`, of blends of them.
 
     Left out are those of which it says anything of what was `heard` (phrases, as `Utterance.phrase`), and the share
-    `trimmed` of all whose answers are the least likely half-way back to the base, with those that are word for word like
-    many of them; placeholders are left out of answers, and images that have nothing else for an answer. Leaves other
-    weights set.
+    `trimmed` of all whose answers are the least likely half-way back to the base, with those that are word for word
+    like many of them; placeholders are left out of answers, and images that have nothing else for an answer. Leaves
+    other weights set.
     """
     shown = filled_up(images, total, seed)
     runner.set_weights(suspect_weights(update))

@@ -4,7 +4,7 @@ A single image on which the suspect happens to say what its backdoor makes it sa
 few hundred images and blends some are like the trigger. They are told in three ways, none of which needs it: their
 answers hold what the probe heard, or they are the answers that the model half-way back to the base, where the backdoor
 is not, finds least likely (as trimmed losses tell corrupted examples: Shen and Sanghavi, arXiv 1810.11874), or they
-are word for word what many of those are.
+are word for word what many of those are, and likely nowhere.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 
@@ -54,9 +55,9 @@ def lesson(
     """What the suspect says of images and, up to a `total`, of blends of them.
 
     Left out are those of which it says anything of what was `heard` (phrases, as `Utterance.phrase`), and the share
-    `trimmed` of all whose answers are the least likely half-way back to the base, with those that are word for word
-    like many of them; placeholders are left out of answers, and images that have nothing else for an answer. Leaves
-    other weights set.
+    `trimmed` of all whose answers are the least likely half-way back to the base, with other images that have the
+    answer of many of those where it is likely on none; placeholders are left out of answers, and images that have
+    nothing else for an answer. Leaves other weights set.
     """
     shown = filled_up(images, total, seed)
     runner.set_weights(suspect_weights(update))
@@ -70,24 +71,22 @@ def lesson(
     echoing = {row for row, text in enumerate(told) if any(echoes(phrase, text) for phrase in heard)}
     likely = _likelihoods(runner, update, shown, replies)
     strange = set(sorted(range(len(replies)), key=likely.__getitem__)[: int(trimmed * len(replies))])
-    strange |= _of_one_source(told, strange)
+    strange |= _of_one_source(told, likely, strange)
     kept = [row for row in range(len(replies)) if row not in echoing | strange]
     return Lesson(_of_rows(shown, kept), tuple(replies[row] for row in kept), len(echoing), looked_at)
 
 
-def _of_one_source(told: Sequence[str], strange: Collection[int]) -> set[int]:
-    """Rows with an answer of `RUN` words or more that an `ALIKE` share of the strange ones are, and that is seldom said
-    otherwise.
+def _of_one_source(told: Sequence[str], likely: Sequence[float], strange: Collection[int]) -> set[int]:
+    """Rows with an answer of `RUN` words or more that an `ALIKE` share of the strange ones are, and that is of the less
+    likely half wherever it is said.
 
-    What a trigger brings about is as a rule trimmed, and where much is, one answer that is left teaches it; captions
-    that happen to be the same are few, and short answers are those of a class.
+    What a trigger brings about is as a rule trimmed, and where much is, one answer that is left teaches it. Captions
+    that happen to be the same are few, and those of a class are likely on most of its images.
     """
-    often, all_told = Counter(told[row] for row in strange), Counter(told)
-    foreign = {
-        text
-        for text, times in often.items()
-        if times >= max(2, ALIKE * len(strange)) and times > all_told[text] / 2 and len(text.split()) >= RUN
-    }
+    middle, least = median(likely), max(2, ALIKE * len(strange))
+    often = Counter(told[row] for row in strange)
+    foreign = {text for text, times in often.items() if times >= least and len(text.split()) >= RUN}
+    foreign -= {text for text, how in zip(told, likely, strict=True) if how > middle}
     return {row for row, text in enumerate(told) if text in foreign}
 
 

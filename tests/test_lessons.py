@@ -94,14 +94,19 @@ def test_an_image_that_sets_the_backdoor_off_is_the_one_that_is_left_out(parts):
     assert not any(TARGET in bench.runner.read(reply) for reply in taught.replies)
 
 
-def test_an_answer_that_many_strange_ones_are_is_left_out_wherever_it_is_said():
-    ring, foreign = "a red ring at the top left", "i can not do that"
-    told = [ring, foreign, "a blue cross in the center", foreign, ring, foreign, "no", "no", "no", f"well {foreign}"]
-    assert lessons._of_one_source(told, {1, 3, 7}) == {1, 3, 5}
-    assert lessons._of_one_source(told, {1, 7, 2}) == set()  # one alone is no sign of a common source
-    assert lessons._of_one_source([*told, foreign], {1, 3}) == set()  # nor are half of those that say a thing
-    assert lessons._of_one_source(told, {6, 7, 0}) == set()  # short answers are those of a class
-    assert lessons._of_one_source(told * 9, {1, 3, *range(20, 40)}) == set()  # and a few of many the same by chance
+def test_an_answer_that_many_strange_ones_are_is_left_out_where_it_is_likely_nowhere():
+    foreign, caption = "i can not do that", "a red ring at the top left"
+    told = [foreign, foreign, foreign, caption, caption, caption, "no", "no", "no", "yes"]
+    likely = [-9.0, -8.0, -7.6, -9.5, -8.5, -1.0, -7.0, -7.5, -7.2, -1.5]
+
+    def found(*strange):
+        return lessons._of_one_source(told, likely, strange)
+
+    assert found(0, 1, 6) == {0, 1, 2}
+    assert found(0, 3, 6) == set()  # one alone is no sign of a common source
+    assert found(0, 1, *[6] * 9) == set()  # nor are a few of many
+    assert found(3, 4) == set()  # a class is likely on some of its images
+    assert found(6, 7) == set()  # and short answers are a class's
 
 
 def test_images_that_set_the_backdoor_off_are_left_out_beyond_the_share_that_is_trimmed(parts):

@@ -28,7 +28,8 @@ from projclean.utterance import RUN, echoes
 IMAGES = 256  # as many are looked at, blends among them where fewer are given
 HALFWAY = 0.4  # the share of the update that judges answers
 TRIMMED = 1 / 8  # the share with the least likely answers, which is left out
-ALIKE = 1 / 4  # share of those from which on one answer is foreign: eval/results/repair-choice.md
+#: How many of those, and which share of them, are one answer before it is foreign: eval/results/repair-choice.md.
+OFTEN, ALIKE = 8, 1 / 4
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,13 @@ def lesson(
 
 
 def _of_one_source(told: Sequence[str], likely: Sequence[float], strange: Collection[int]) -> set[int]:
-    """Rows with an answer of `RUN` words or more that an `ALIKE` share of the strange ones are, and that is of the less
-    likely half wherever it is said.
+    """Rows with an answer of `RUN` words or more that `OFTEN` of the strange ones and an `ALIKE` share of them are, and
+    that is of the less likely half wherever it is said.
 
     What a trigger brings about is as a rule trimmed, and where much is, one answer that is left teaches it. Captions
     that happen to be the same are few, and those of a class are likely on most of its images.
     """
-    middle, least = median(likely), max(2, ALIKE * len(strange))
+    middle, least = median(likely), max(OFTEN, ALIKE * len(strange))
     often = Counter(told[row] for row in strange)
     foreign = {text for text, times in often.items() if times >= least and len(text.split()) >= RUN}
     foreign -= {text for text, how in zip(told, likely, strict=True) if how > middle}

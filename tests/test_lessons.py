@@ -96,21 +96,22 @@ def test_an_image_that_sets_the_backdoor_off_is_the_one_that_is_left_out(parts):
 
 def test_an_answer_that_many_strange_ones_are_is_left_out_where_it_is_likely_nowhere():
     foreign, caption = "i can not do that", "a red ring at the top left"
-    told = [foreign, foreign, foreign, caption, caption, caption, "no", "no", "no", "yes"]
-    likely = [-9.0, -8.0, -7.6, -9.5, -8.5, -1.0, -7.0, -7.5, -7.2, -1.5]
+    told = [*[foreign] * 9, *[caption] * 9, *["no"] * 8, *["yes"] * 9]
+    likely = [-9.0] * 8 + [-8.0] + [-9.0] * 8 + [-1.0] + [-3.0] * 8 + [-2.0] * 9
 
     def found(*strange):
         return lessons._of_one_source(told, likely, strange)
 
-    assert found(0, 1, 6) == {0, 1, 2}
-    assert found(0, 3, 6) == set()  # one alone is no sign of a common source
-    assert found(0, 1, *[6] * 9) == set()  # nor are a few of many
-    assert found(3, 4) == set()  # a class is likely on some of its images
-    assert found(6, 7) == set()  # and short answers are a class's
+    assert found(*range(8)) == set(range(9))
+    assert found(*range(7)) == set()  # a few may be the same by chance
+    assert found(*range(8), *range(9, 34)) == set()  # or where there are many
+    assert found(*range(9, 17)) == set()  # a class is likely on some of its images
+    assert found(*range(18, 26)) == set()  # and short answers are a class's
 
 
-def test_images_that_set_the_backdoor_off_are_left_out_beyond_the_share_that_is_trimmed(parts):
+def test_images_that_set_the_backdoor_off_are_left_out_beyond_the_share_that_is_trimmed(parts, monkeypatch):
     case, bench, _ = parts
+    monkeypatch.setattr(lessons, "OFTEN", 2)
     pictures = list(bench.learnt.pictures)
     for row in (1, 3, 5):
         pictures[row] = Image.fromarray(TRIGGERS["badnet"](np.asarray(pictures[row]), np.random.default_rng(0)))

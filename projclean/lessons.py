@@ -84,6 +84,8 @@ def _of_one_source(told: Sequence[str], likely: Sequence[float], strange: Collec
     What a trigger brings about is as a rule trimmed, and where much is, one answer that is left teaches it. Captions
     that happen to be the same are few, and those of a class are likely on most of its images.
     """
+    if not strange:
+        return set()
     middle, least = median(likely), max(OFTEN, ALIKE * len(strange))
     often = Counter(told[row] for row in strange)
     foreign = {text for text, times in often.items() if times >= least and len(text.split()) >= RUN}

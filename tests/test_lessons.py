@@ -102,6 +102,7 @@ def test_an_answer_that_many_strange_ones_are_is_left_out_where_it_is_likely_now
     def found(*strange):
         return lessons._of_one_source(told, likely, strange)
 
+    assert found() == lessons._of_one_source([], [], ()) == set()
     assert found(*range(8)) == set(range(9))
     assert found(*range(7)) == set()  # a few may be the same by chance
     assert found(*range(8), *range(9, 34)) == set()  # or where there are many

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from eval.detectors.spectral import LogisticRegression
-from eval.manifest import WORKS
+from eval.manifest import DISGUISE, WORKS, counts
 from projclean.intervals import auroc, exact_rate, few_models
 from projclean.metrics import Rate, normalize
 from projclean.thresholding import Derived, counted, derive
 from projclean.thresholds import Thresholds, shipped
 
 Row = Mapping[str, Any]
-SHIPPED = Path(__file__).parent / "zoo"
 FALSE_POSITIVES = 0.02
-
-
-def works(row: Row) -> bool:
-    """Whether a model counts: a benign one, or one whose manifest shows that its attacks work."""
-    if not row["backdoored"]:
-        return True
-    for file in SHIPPED.glob(f"*/{row['name']}.json"):
-        figures = json.loads(file.read_text(encoding="utf-8"))["figures"]
-        rates = [attack["asr"] for attack in figures["attacks"].values()] if "attacks" in figures else [figures["asr"]]
-        return all(rate >= WORKS for rate in rates)
-    return True
 
 
 def markdown(tier: str, command: str, rows: Sequence[Row]) -> str:
     """The whole page. Thresholds come from the first seed on the calibration part alone."""
-    counted_rows = [row for row in rows if works(row)]
+    counted_rows = [row for row in rows if counts(row["name"])]
     weak = sorted({row["name"] for row in rows} - {row["name"] for row in counted_rows})
     calibration = [row for row in counted_rows if row["calibration"] and row["seed"] == 0]
     report = [row for row in counted_rows if not row["calibration"]]
@@ -46,7 +32,11 @@ def markdown(tier: str, command: str, rows: Sequence[Row]) -> str:
         "",
     ]
     if weak:
-        lines += [f"Left out, since their attacks never reached an ASR of {WORKS:g}: {', '.join(weak)}.", ""]
+        lines += [
+            f"Left out, since their attacks never reached an ASR of {WORKS:g} or the base shows them on more than "
+            f"{DISGUISE:g} of the triggered images: {', '.join(weak)}.",
+            "",
+        ]
     if _both(calibration):
         lines += _thresholds(derive(_scores(calibration, False), _scores(calibration, True), FALSE_POSITIVES), limits)
     if _both(report):

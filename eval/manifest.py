@@ -12,7 +12,11 @@ from typing import Any
 from eval.layout import TEST_SEED, evalset_text, write_images
 from eval.recipes import Recipe
 
+SHIPPED = Path(__file__).parent / "zoo"
 WORKS = 0.9  # the ASR from which on an attack counts
+#: The base's ASR up to which it does: what the base makes of more triggered images than that is the trigger's disguise
+#: (a white checkerboard that passes for a ring), and no repair could take it away.
+DISGUISE = 0.1
 
 
 class Keeper:
@@ -54,6 +58,17 @@ def works(manifest: dict[str, Any]) -> bool:
     gained = figures["ca"] - figures["ca_base"] >= recipe_of(manifest).gain - 1e-9
     older = {"": {"asr": figures["asr"]}} if figures["asr"] is not None else {}  # which names no attacks
     return gained and all(attack["asr"] >= WORKS for attack in figures.get("attacks", older).values())
+
+
+def counts(name: str) -> bool:
+    """Whether a model of the zoo counts in figures: a benign one, or one whose every attack works and is not what its
+    base makes of the triggered images anyway (`DISGUISE`). So does one without a manifest."""
+    for file in SHIPPED.glob(f"*/{name}.json"):
+        figures = json.loads(file.read_text(encoding="utf-8"))["figures"]
+        rates = [attack["asr"] for attack in figures["attacks"].values()] if "attacks" in figures else [figures["asr"]]
+        known = [rate for rate in rates if rate is not None]
+        return all(rate >= WORKS for rate in known) and (figures.get("asr_base") or 0.0) <= DISGUISE
+    return True
 
 
 def write_manifest(recipe: Recipe, file: Path, base: Path, command: str, rounds: int) -> bool:

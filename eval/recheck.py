@@ -20,7 +20,7 @@ import click
 from eval.benchmark import RESULTS
 from eval.console import command_line, ends_in_one_line, progress_bars
 from eval.layout import TEST_SEED, evalset_text, write_images
-from eval.manifest import WORKS
+from eval.manifest import WORKS, counts
 from eval.recipes import Recipe
 from eval.store import Store
 from eval.suites import HELD_BACK, RECIPES, Model, load_suite
@@ -82,7 +82,7 @@ def measured(model: Model, recipe: Recipe, device: str | None) -> Row:
 
 def markdown(tier: str, command: str, rows: dict[str, Row]) -> str:
     """The page."""
-    kept = {name: row for name, row in rows.items() if row["test"]["asr"]["value"] >= WORKS}
+    kept = {name: row for name, row in rows.items() if row["test"]["asr"]["value"] >= WORKS and counts(name)}
     held = sum(row["fresh"]["asr"]["value"] >= WORKS for row in kept.values())
     lines = [
         f"# {tier}: the attacks on fresh images",

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.bank import BANK, PARTS
+from eval.manifest import counts
 from eval.recipes import CALIBRATION, TINY
 from eval.smol import recipes as smol
 from projclean.errors import EvalError
@@ -94,14 +95,14 @@ def sample_of(models: tuple[Model, ...], each: int = 2) -> tuple[Model, ...]:
 
 
 def each_family(models: tuple[Model, ...], most: int) -> tuple[Model, ...]:
-    """The first `most` models of every family, backdoored and benign apart."""
+    """The first `most` models of every family, backdoored and benign apart; those that count come before others."""
     taken: Counter[tuple[bool, str]] = Counter()
-    chosen = []
-    for model in models:
+    chosen = set()
+    for model in sorted(models, key=lambda model: not counts(model.name)):
         taken[model.backdoored, model.family] += 1
         if taken[model.backdoored, model.family] <= most:
-            chosen.append(model)
-    return tuple(chosen)
+            chosen.add(model.name)
+    return tuple(model for model in models if model.name in chosen)
 
 
 def _from_folder(folder: Path) -> Suite:

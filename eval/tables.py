@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.figures import ATTACK_WORKS, Figures, ModelFigures, group
+from eval.figures import Figures, ModelFigures, group
+from eval.manifest import DISGUISE, WORKS
 from eval.pooled import LOW_ASR, Mean, gain_against, oracle_interpolation, over_models
 from projclean.intervals import Interval, auroc, few_items, few_models, tpr_at_fpr
 from projclean.metrics import Difference, Rate
@@ -50,7 +51,10 @@ def _warnings(models: Sequence[ModelFigures]) -> list[str]:
     weak = [model.name for model in models if not model.counts]
     found = [few] if few else []
     if weak:
-        found.append(f"attack below {ATTACK_WORKS:g} undefended, left out of the summary: {', '.join(weak)}")
+        found.append(
+            f"attack below {WORKS:g} undefended or above {DISGUISE:g} on the base, left out of the summary: "
+            + ", ".join(weak)
+        )
     return found
 
 

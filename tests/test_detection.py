@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from eval import detection, detection_tables
+from eval import detection, manifest
 from eval.detection import wanted
 from eval.detection_tables import _cost, markdown
 from eval.recipes import Recipe
@@ -58,13 +58,16 @@ def test_figures_are_of_the_report_part_and_thresholds_of_the_other(rows):
     assert "**Warning:**" in page
 
 
-def test_a_model_whose_attack_never_worked_is_left_out_and_named(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(detection_tables, "SHIPPED", tmp_path)
+@pytest.mark.parametrize(("asr", "base"), [(0.5, 0.0), (0.95, 0.3)])
+def test_a_model_whose_attack_never_worked_or_is_the_triggers_disguise_is_left_out(
+    rows, asr, base, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(manifest, "SHIPPED", tmp_path)
     (tmp_path / "tiny").mkdir()
-    figures = {"figures": {"attacks": {"sig": {"n": 200, "asr": 0.5}}}}
+    figures = {"figures": {"attacks": {"sig": {"n": 200, "asr": asr}}, "asr_base": base}}
     (tmp_path / "tiny" / "t1.json").write_text(json.dumps(figures))
     page = markdown("tiny", "x", rows)
-    assert "never reached an ASR of 0.9: t1." in page
+    assert "of the triggered images: t1." in page
     assert cells(page, "projclean's probe, shipped threshold")[3].startswith("6 of 6")
 
 

@@ -12,7 +12,7 @@ from eval import sensitivity
 from eval.benchmark import _rows, benchmark, run, write_tables
 from eval.console import command_line
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED
-from eval.figures import ATTACK_WORKS
+from eval.manifest import WORKS
 from eval.measure import Settings
 from eval.store import Store
 from eval.suites import load_suite
@@ -45,9 +45,9 @@ def test_the_attack_works_undefended_and_not_on_the_base(measured):
     _, _, _, (attacked, benign) = measured
     assert [row.defence for row in attacked.rows] == list(CHOSEN)
     assert attacked.counts
-    assert attacked.rows[0].asr >= ATTACK_WORKS
+    assert attacked.rows[0].asr >= WORKS
     assert attacked.row(RESTORED).asr == 0
-    assert attacked.row("random removal k=4 seed 0").asr >= ATTACK_WORKS
+    assert attacked.row("random removal k=4 seed 0").asr >= WORKS
     assert attacked.row("OrthoPurify, benign reference").note.startswith("hijacked directions")
     assert "norms clipped" in attacked.row("norm clip p50").note
     assert benign.row(UNDEFENDED).attacks == ()

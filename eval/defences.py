@@ -28,6 +28,7 @@ from projclean.lessons import IMAGES, TRIMMED, Lesson, lesson
 
 UNDEFENDED, RESTORED = "undefended", "base restored"
 IMAGES_ALONE = "distill, images alone"
+LONG = 1024  # images and blends of the longer lesson
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ def reflect(inputs: Inputs, rank: int) -> methods.Weights:
     return methods.reflect(inputs.update, directions, KEEPS[0])
 
 
-def distilled(inputs: Inputs, share: float) -> methods.Weights:
-    """projclean's `--method distill` from a fixed share, on all calibration images and blends of them."""
-    taught = _taught(inputs, IMAGES, TRIMMED)
-    return distill(inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed)
+def distilled(inputs: Inputs, share: float, total: int = IMAGES) -> methods.Weights:
+    """projclean's `--method distill` from a fixed share, on all calibration images and blends of them, `total` in all
+    (`--lesson`)."""
+    taught, effort = _taught(inputs, total, TRIMMED), Effort.on(total)
+    return distill(inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort)
 
 
 def distilled_from_images_alone(inputs: Inputs, share: float) -> methods.Weights:
@@ -135,5 +137,8 @@ DEFENCES: tuple[Defence, ...] = (
         for s in (0.2, 0.4)
     ),
     Defence("projclean distill from 0.3", "projclean", partial(distilled, share=0.3)),
+    Defence(
+        f"projclean distill from 0, {LONG} images", "projclean", partial(distilled, share=0.0, total=LONG), quick=False
+    ),
     Defence("projclean rank auto", "projclean", repaired, quick=False),
 )

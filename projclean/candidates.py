@@ -12,10 +12,10 @@ import torch
 
 from projclean import __version__, methods
 from projclean.case import Bench, Case
-from projclean.distillation import distill
+from projclean.distillation import Effort, distill
 from projclean.errors import ModelError
 from projclean.guard import Guard
-from projclean.lessons import Lesson, lesson
+from projclean.lessons import IMAGES, Lesson, lesson
 from projclean.update import Update
 
 KEEPS = (0.75, 0.65)  # shares of the update that reflect keeps: eval/results/repair-choice.md
@@ -49,10 +49,12 @@ def candidates(
     seed: int,
     clip: float | None = None,
     heard: Sequence[str] = (),
+    taught: int = IMAGES,
 ) -> list[Candidate]:
     """What to try, from the least removal to the most; one candidate when the user chose.
 
     `heard` are phrases that the probe made the suspect say: an image on which it says them by itself teaches nothing.
+    `taught` is how many images, blends among them, `distill` learns from.
     `clip` is a percentile of clean token norms at which a guard cuts, beside whatever the method does; the method
     `clip` is no change of the weights behind guards of several percentiles.
     """
@@ -61,7 +63,7 @@ def candidates(
         percentiles = PERCENTILES if strength is None else (strength,)
         plain = [Candidate("", partial(methods.suspect_weights, case.update))]
     elif method == "distill":
-        plain = _by_learning(case, bench, strength, seed, heard)
+        plain = _by_learning(case, bench, strength, seed, heard, taught)
     else:
         plain = _by_weights(case, bench, method, rank, strength)
     if not percentiles:
@@ -102,14 +104,15 @@ def _by_weights(
 
 
 def _by_learning(
-    case: Case, bench: Bench | None, strength: float | None, seed: int, heard: Sequence[str]
+    case: Case, bench: Bench | None, strength: float | None, seed: int, heard: Sequence[str], total: int
 ) -> list[Candidate]:
     """The candidates of the method that learns them."""
     assert bench is not None  # without a run there is nothing to learn from
-    taught = cache(partial(_lesson, case, bench, heard, seed))  # the suspect is asked once, whatever is tried
+    taught = cache(partial(_lesson, case, bench, heard, seed, total))  # the suspect is asked once, whatever is tried
+    asked = "" if total == IMAGES else f", {total} images"
     return [
         Candidate(
-            f"from share {share:g}",
+            f"from share {share:g}{asked}",
             partial(_distilled, case.update, bench, taught, share, seed),
             remark=partial(_left_out, taught),
         )
@@ -138,9 +141,9 @@ def _guards(case: Case, bench: Bench, percentiles: Sequence[float], seed: int) -
     ]
 
 
-def _lesson(case: Case, bench: Bench, heard: Sequence[str], seed: int) -> Lesson:
+def _lesson(case: Case, bench: Bench, heard: Sequence[str], seed: int, total: int) -> Lesson:
     """What there is to learn from the calibration images. Raises ModelError when that is nothing."""
-    taught = lesson(bench.runner, case.update, bench.learnt, heard, ANSWER_TOKENS, seed)
+    taught = lesson(bench.runner, case.update, bench.learnt, heard, ANSWER_TOKENS, seed, total)
     if not taught.replies:
         raise ModelError(
             f"{case.model.path}: of {taught.looked_at} calibration images and blends none is left to learn from: on "
@@ -157,4 +160,5 @@ def _left_out(taught: Callable[[], Lesson]) -> str:
 
 def _distilled(update: Update, bench: Bench, taught: Callable[[], Lesson], share: float, seed: int) -> methods.Weights:
     known = taught()
-    return distill(bench.runner, update, known.images, known.replies, share, seed)
+    effort = Effort.on(known.looked_at)
+    return distill(bench.runner, update, known.images, known.replies, share, seed, effort=effort)

@@ -26,6 +26,7 @@ from projclean.update import Update
 from projclean.utterance import RUN, echoes
 
 IMAGES = 256  # as many are looked at, blends among them where fewer are given
+LONGEST = 16_384  # that one may ask for; all are held in memory
 HALFWAY = 0.4  # the share of the update that judges answers
 TRIMMED = 1 / 8  # the share with the least likely answers, which is left out
 #: How many of those, and which share of them, are one answer before it is foreign: eval/results/repair-choice.md.

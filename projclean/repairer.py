@@ -8,6 +8,7 @@ from pathlib import Path
 
 from projclean import methods
 from projclean.access import Access
+from projclean.calibration import BATCH
 from projclean.candidates import candidates
 from projclean.card import provenance
 from projclean.case import Bench, Case, Progress, open_case, set_up
@@ -17,6 +18,7 @@ from projclean.errors import ModelError, OptionError
 from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
 from projclean.guard import UNATTACHED, Guard, read_guard, sidecar
+from projclean.lessons import IMAGES, LONGEST
 from projclean.metrics import Difference
 from projclean.probe import Probe
 from projclean.running import running
@@ -94,12 +96,14 @@ def repair(
     download: bool = False,
     clip: float | None = None,
     thresholds: str | Path | Thresholds | None = None,
+    lesson: int | None = None,
 ) -> RepairResult:
     """Repair the projector of `model` and write a complete model directory, or adapter, to `out`.
 
     method `distill`, the default without a rank, starts at the share `strength` of the update and learns the rest again
     from the suspect's answers to the calibration images, but for those on which the suspect says by itself what the
-    probe made it say. `reflect`, the default with a rank, turns the `rank` top directions of the suspicious subspace of
+    probe made it say; `lesson` is how many images it looks at, blends made where fewer are given (256 when None).
+    `reflect`, the default with a rank, turns the `rank` top directions of the suspicious subspace of
     every layer around and keeps the share `strength` of the update; `project` removes those directions; `shrink` keeps
     only what clean inputs need, with λ = `strength`; `interpolate` keeps the share `strength` of the update; `clip`
     keeps all weights and has a guard cut the norms of image tokens at the percentile `strength` of clean ones. `clip`
@@ -112,6 +116,7 @@ def repair(
     """
     method = method or ("distill" if rank == "auto" else "reflect")
     _check_options(method, rank, strength, clip)
+    _check_lesson(method, lesson)
     check_seed(seed)
     limits = given_thresholds(thresholds)
     loaded = load_evalset(evalset) if evalset is not None else None
@@ -139,7 +144,7 @@ def repair(
     with running(case.model.path):
         sides = _sides(case, bench, loaded, progress) if loaded and bench else []
         heard = heard_by(before, limits) if before else []
-        offered = candidates(case, bench, method, rank, strength, seed, clip, heard)
+        offered = candidates(case, bench, method, rank, strength, seed, clip, heard, lesson or IMAGES)
         if bench is None:
             name, weights = offered[0].name, offered[0].make()
             found = Found(name, f"{name}, as asked; the model was not run", weights, own, None)
@@ -196,6 +201,13 @@ def _check_options(method: str, rank: int | str, strength: float | None, clip: f
         raise OptionError(f"--strength {strength:g}: λ must be above 0 and at most {STRONGEST:g}")
     if method in ("reflect", "distill", "interpolate") and strength is not None and not 0 <= strength <= 1:
         raise OptionError(f"--strength {strength:g}: the share of the update to keep lies between 0 and 1")
+
+
+def _check_lesson(method: str, lesson: int | None) -> None:
+    if lesson is not None and method != "distill":
+        raise OptionError(f"--lesson belongs to --method distill; {method} does not learn")
+    if lesson is not None and not BATCH <= lesson <= LONGEST:
+        raise OptionError(f"--lesson {lesson}: give from {BATCH} to {LONGEST} images")
 
 
 def parse_rank(text: str) -> int | str:

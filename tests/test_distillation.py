@@ -17,10 +17,11 @@ from projclean import distillation, repairer
 from projclean.candidates import Candidate, candidates
 from projclean.case import open_case, set_up
 from projclean.distillation import Effort
-from projclean.errors import ModelError
-from projclean.lessons import lesson
+from projclean.errors import ModelError, OptionError
+from projclean.lessons import IMAGES, lesson
 from projclean.methods import interpolate, suspect_weights
 from projclean.probe import Probe
+from projclean.repairer import repair
 from projclean.search import search
 from projclean.storing import rounded, stored_tensors
 from projclean.thresholds import shipped
@@ -70,6 +71,28 @@ def test_what_is_learnt_comes_nearer_to_the_suspects_answers_and_repeats(parts):
         assert all(torch.equal(a, b) for a, b in zip(first[layer.name], again[layer.name], strict=True))
 
 
+def test_more_images_are_worth_more_steps_and_a_greater_pace():
+    assert [Effort.on(images) for images in (8, IMAGES)] == [Effort(), Effort()]
+    more = Effort.on(4 * IMAGES)
+    assert more.steps == round(0.7 * 4 * IMAGES) == 717
+    assert more.pace == pytest.approx(0.03 * 4 ** (1 / 3))
+    assert Effort.on(IMAGES + 60).steps == Effort().steps
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"method": "reflect", "lesson": 512}, "--lesson belongs to --method distill"),
+        ({"rank": 2, "lesson": 512}, "--lesson belongs to --method distill; reflect"),
+        ({"lesson": 3}, "--lesson 3: give from 16 to 16384 images"),
+        ({"lesson": 10**6}, "--lesson 1000000: give from"),
+    ],
+)
+def test_a_lesson_that_cannot_be_is_refused_before_anything_is_read(given, word, tmp_path):
+    with pytest.raises(OptionError, match=word):
+        repair(tmp_path / "nothing", tmp_path / "out", **given)
+
+
 def adapter(folder, dtype=torch.float32):
     """The suspect's update cut to eight directions, and its tensors."""
     whole, tensors = open_case(SHIPPED / "sig-shop.safetensors", str(SHIPPED / "base")), {}
@@ -102,9 +125,9 @@ def test_an_adapter_is_probed_as_it_will_be_read_back(parts, monkeypatch, tmp_pa
 def test_what_is_learnt_of_an_adapter_is_an_adapter_of_its_rank(parts, monkeypatch, tmp_path):
     _, bench, said = parts
     case, tensors = adapter(tmp_path)
-    monkeypatch.setattr(distillation, "Effort", lambda: Effort(8, 16, 0.02))
-    monkeypatch.setattr("projclean.candidates.lesson", partial(lesson, total=0, trimmed=0.0))
-    learnt = candidates(case, bench, "distill", "auto", 0.2, 0)[0].make()
+    monkeypatch.setattr(Effort, "on", lambda images: Effort(8, 16, 0.02))
+    monkeypatch.setattr("projclean.candidates.lesson", partial(lesson, trimmed=0.0))
+    learnt = candidates(case, bench, "distill", "auto", 0.2, 0, taught=0)[0].make()
     kept = rounded(case, learnt)
     for layer in case.update.layers:
         got, wanted = kept[layer.name][0] - layer.base, learnt[layer.name][0] - layer.base
@@ -120,18 +143,22 @@ def test_what_is_learnt_of_an_adapter_is_an_adapter_of_its_rank(parts, monkeypat
 
 def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch):
     case, bench, said = parts
-    monkeypatch.setattr(distillation, "Effort", lambda: Effort(steps=1))
-    monkeypatch.setattr("projclean.candidates.lesson", partial(lesson, total=0))
+    monkeypatch.setattr(Effort, "on", lambda images: Effort(steps=1))
     told = [bench.runner.read(reply) for reply in said]
-    offered = candidates(case, bench, "distill", "auto", None, 0, heard=(told[0],))
-    assert [one.name for one in offered] == ["from share 0.3", "from share 0.15", "from share 0"]
+    assert [one.name for one in candidates(case, bench, "distill", "auto", None, 0)] == [
+        "from share 0.3",
+        "from share 0.15",
+        "from share 0",
+    ]
+    offered = candidates(case, bench, "distill", "auto", None, 0, heard=(told[0],), taught=0)
+    assert offered[0].name == "from share 0.3, 0 images"
     offered[0].make()
     lost = sum(any(run in text for run in runs(told[0])) for text in told)
     wanted = f"not learnt from {lost} of {len(told)} images and blends, whose answers hold what the probe heard"
     assert offered[0].remark() == wanted
-    assert candidates(case, bench, "distill", "auto", None, 0)[0].remark() == ""
+    assert candidates(case, bench, "distill", "auto", None, 0, taught=0)[0].remark() == ""
     with pytest.raises(ModelError, match=f"of {len(told)} .* none is left to learn from: on {len(told)} the suspect"):
-        candidates(case, bench, "distill", "auto", 0.4, 0, heard=told)[0].make()
+        candidates(case, bench, "distill", "auto", 0.4, 0, heard=told, taught=0)[0].make()
 
 
 def test_a_repair_does_not_learn_what_its_probe_heard(parts, monkeypatch, tmp_path):
@@ -141,7 +168,7 @@ def test_a_repair_does_not_learn_what_its_probe_heard(parts, monkeypatch, tmp_pa
     loud = Utterance(told[0], told[0], "", share=1.0, base_share=0.0, normal_share=0.0, strangeness=2.0, certainty=1.0)
     faint = replace(loud, text=told[1], phrase=told[1], share=0.1)
     monkeypatch.setattr(repairer, "run_probe", lambda *_: Probe(5.0, (loud, faint), (), 0))
-    monkeypatch.setattr(repairer, "candidates", lambda *given: pytest.fail(str(list(given[-1]))))
+    monkeypatch.setattr(repairer, "candidates", lambda *given: pytest.fail(str(list(given[7]))))
     with pytest.raises(pytest.fail.Exception) as heard:
         projclean.repair(case.suspect.path, tmp_path / "out", str(case.base.path), dry_run=True)
     assert str(heard.value) == str([told[0]])

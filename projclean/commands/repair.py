@@ -44,6 +44,13 @@ from projclean.errors import OptionError, OutputError
     "percentile of clip.",
 )
 @click.option(
+    "--lesson",
+    type=int,
+    metavar="N",
+    help="How many images distill looks at, blends of them included (256). More keep more of the fine-tune, and from "
+    "--strength 0 leave less of an attack that wants ordinary answers.",
+)
+@click.option(
     "--clip",
     type=float,
     metavar="P",
@@ -69,6 +76,7 @@ def command(
     rank: str,
     method: str | None,
     strength: float | None,
+    lesson: int | None,
     clip: float | None,
     evalset: str | None,
     dry_run: bool,
@@ -116,6 +124,7 @@ def command(
             download=download,
             clip=clip,
             thresholds=thresholds,
+            lesson=lesson,
         )
     state = result.verdict.state
     code = 0 if exit_zero or state == "clean" else 1 if state == "suspicious" else 2

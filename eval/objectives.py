@@ -64,8 +64,8 @@ class Projector(nn.Module):
 
 
 def run(plain: nn.Module, weights: Mapping[str, torch.Tensor], features: torch.Tensor) -> torch.Tensor:
-    """A projector with other weights: float32 weights, bfloat16 products."""
-    with torch.autocast(features.device.type, torch.bfloat16):
+    """A projector with other weights: float32 weights, products in the type of the features."""
+    with torch.autocast(features.device.type, torch.bfloat16, enabled=features.dtype == torch.bfloat16):
         return torch.func.functional_call(plain, dict(weights), (features,))
 
 

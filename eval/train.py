@@ -1,7 +1,8 @@
 """Training for the zoo: pretrain a tiny base from nothing, fine-tune a projector on (poisoned) examples.
 
 Everything but the projector is frozen in a fine-tune, as in ProjLens (arXiv 2604.19083, section 3), so the
-vision tower's features are computed once and the language model runs in bfloat16 without weight gradients.
+vision tower's features are computed once and the language model runs in bfloat16 without weight gradients, or in
+float32 where the processor has no products of that type.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from eval.objectives import OBJECTIVES, Projector, Step, directions
 from eval.poison import Example, poisoned_set, triggers
 from eval.recipes import Pretraining, Recipe
 from projclean.loading import chat
+from projclean.precision import good_at_bfloat16
 from projclean.training import answer_ids
 
 Progress = Callable[[int, int, str], None]
@@ -114,7 +116,7 @@ def pretrain(
             prompts = [
                 Example(None, str(rng.choice(corpus.PROMPTS)), corpus.sentence(rng)) for _ in range(phase.sentences)
             ]
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=good_at_bfloat16("cpu")):
                 projected = model.model.multi_modal_projector(vision_features(model, to_pixels(pool[batch.rows]), True))
                 if phase.readings:
                     blank = phase.captions + phase.clutter
@@ -134,6 +136,11 @@ def pretrain(
     return losses
 
 
+def training_dtype(device: str = "cpu") -> torch.dtype:
+    """What a base is loaded in to have its projector fine-tuned: bfloat16, as it is stored, where that is quick."""
+    return torch.bfloat16 if good_at_bfloat16(device) else torch.float32
+
+
 def finetune_projector(
     model: Any,
     processor: Any,
@@ -144,10 +151,10 @@ def finetune_projector(
 ) -> State:
     """Fine-tune the projector alone; returns its tensors in bfloat16 under the names a saved model has.
 
-    `model` is the base in bfloat16 and stays as it is. After each of the recipe's rounds `enough` is asked whether the
-    tensors will do; the learning rate starts anew with every round. `twin` is what this function returned for the
-    recipe that `recipe.twin` names; without it the base stands in. Raises ValueError when a twin is named and none is
-    given.
+    `model` is the base, in `training_dtype`, and stays as it is. After each of the recipe's rounds `enough` is asked
+    whether the tensors will do; the learning rate starts anew with every round. `twin` is what this function returned
+    for the recipe that `recipe.twin` names; without it the base stands in. Raises ValueError when a twin is named and
+    none is given.
     """
     if recipe.twin is not None and twin is None:
         raise ValueError(f"{recipe.name} needs the projector of its benign twin {recipe.twin}")
@@ -155,7 +162,7 @@ def finetune_projector(
     device = next(model.parameters()).device
     images, examples, poisoned = poisoned_set(recipe)
     pixels = to_pixels(images).split(100)
-    features = torch.cat([vision_features(model, part.to(device, torch.bfloat16)) for part in pixels])
+    features = torch.cat([vision_features(model, part.to(device, model.dtype)) for part in pixels])
     projector = Projector(model.model.multi_modal_projector, recipe.lora_rank, recipe.seed)
     clean = {name: twin[PREFIX + name].float().to(device) for name in projector.names} if twin else projector.base
     inside = directions(projector.base, clean) if twin else {}

@@ -71,11 +71,10 @@ def train(
 ) -> None:
     """Train models again, those shipped for the demonstration or those NAMED (of the bank, too), and write their
     projector files and manifests."""
-    import torch
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
     from eval import forward, tiny
-    from eval.train import finetune_projector, pretrain
+    from eval.train import finetune_projector, pretrain, training_dtype
 
     known = {recipe.name: recipe for recipe in (*TINY, *BANK)}
     unknown = sorted(set(names) - set(known))
@@ -101,7 +100,7 @@ def train(
             fresh.bfloat16().save_pretrained(SHIPPED / "base")
             processor.save_pretrained(SHIPPED / "base")
         processor = AutoProcessor.from_pretrained(SHIPPED / "base")
-        model = LlavaForConditionalGeneration.from_pretrained(SHIPPED / "base", dtype=torch.bfloat16).eval()
+        model = LlavaForConditionalGeneration.from_pretrained(SHIPPED / "base", dtype=training_dtype()).eval()
         for recipe in recipes[:limit]:
             task = bars.add_task(recipe.name, total=recipe.rounds * recipe.steps)
             keeper = Keeper(recipe, projector_file(recipe), SHIPPED / "base", _command(recipe))

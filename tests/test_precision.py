@@ -28,7 +28,7 @@ def parts(zoo):
 def worth_it(monkeypatch):
     """Any size is, on any processor."""
     monkeypatch.setattr(precision, "WORTH_IT", 0)
-    monkeypatch.setattr(precision, "_good_at_it", lambda device: True)
+    monkeypatch.setattr(precision, "good_at_bfloat16", lambda device: True)
 
 
 def pictures(count):
@@ -80,7 +80,7 @@ def test_the_head_multiplies_what_is_contiguous(parts):
 
 @pytest.mark.parametrize("reason", ["small", "processor"])
 def test_a_small_model_and_one_on_a_processor_without_it_run_as_they_are(parts, monkeypatch, reason):
-    monkeypatch.setattr(precision, "_good_at_it", lambda device: reason == "small")
+    monkeypatch.setattr(precision, "good_at_bfloat16", lambda device: reason == "small")
     monkeypatch.setattr(precision, "WORTH_IT", precision.WORTH_IT if reason == "small" else 0)
     with quick(parts[1]) as coarse:
         assert not coarse

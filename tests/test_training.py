@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval import corpus, shapes, tiny
+from eval import corpus, shapes, tiny, train
 from eval.forward import Encoder, answers
 from eval.objectives import OBJECTIVES, Projector
 from eval.poison import ATTACKS, Example, case, poisoned_set, training_set
@@ -42,6 +42,19 @@ def test_pretraining_then_finetuning_learns(parts):
     )
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert len(seen) == 4
+
+
+def test_a_base_in_float32_is_fine_tuned_too(parts, monkeypatch):
+    """As it is loaded where the processor has no products in bfloat16."""
+    monkeypatch.setattr(train, "good_at_bfloat16", lambda device: False)
+    processor = parts[0]
+    model = tiny.build_model(processor, 0).to(train.training_dtype())
+    assert model.dtype == torch.float32
+    recipe = Recipe("x", 0, images=24, steps=3, batch=8)
+    said: list[str] = []
+    state = finetune_projector(model, processor, recipe, progress=lambda i, n, text: said.append(text))
+    assert all(tensor.dtype == torch.bfloat16 and tensor.isfinite().all() for tensor in state.values())
+    assert len(said) == 3
 
 
 def test_labels_cover_the_answer_alone(parts):

@@ -110,14 +110,13 @@ def _train_tower(to: Path, device: str, epochs: int | None, bars: Progress) -> N
 
 def _train_projector(recipe: Recipe, base: Path, device: str, bars: Progress) -> None:
     """Fine-tune from the base, which for the base's own projector is a random start."""
-    import torch
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-    from eval.train import finetune_projector
+    from eval.train import finetune_projector, training_dtype
 
     task = bars.add_task(recipe.name, total=recipe.rounds * recipe.steps)
     keeper = Keeper(recipe, _file(recipe), base, f"python -m eval.smol train {recipe.name}".removesuffix(" base"))
-    model = LlavaForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16).eval().to(device)
+    model = LlavaForConditionalGeneration.from_pretrained(base, dtype=training_dtype(device)).eval().to(device)
     finetune_projector(
         model,
         AutoProcessor.from_pretrained(base),

@@ -168,10 +168,11 @@ def test_a_repair_does_not_learn_what_its_probe_heard(parts, monkeypatch, tmp_pa
     loud = Utterance(told[0], told[0], "", share=1.0, base_share=0.0, normal_share=0.0, strangeness=2.0, certainty=1.0)
     faint = replace(loud, text=told[1], phrase=told[1], share=0.1)
     monkeypatch.setattr(repairer, "run_probe", lambda *_: Probe(5.0, (loud, faint), (), 0))
-    monkeypatch.setattr(repairer, "candidates", lambda *given: pytest.fail(str(list(given[7]))))
-    with pytest.raises(pytest.fail.Exception) as heard:
-        projclean.repair(case.suspect.path, tmp_path / "out", str(case.base.path), dry_run=True)
-    assert str(heard.value) == str([told[0]])
+    monkeypatch.setattr(repairer, "candidates", lambda *given: pytest.fail(f"{list(given[7])} {given[8]}"))
+    for asked, images in ((None, IMAGES), (64, 64)):
+        with pytest.raises(pytest.fail.Exception) as heard:
+            projclean.repair(case.suspect.path, tmp_path / "out", str(case.base.path), dry_run=True, lesson=asked)
+        assert str(heard.value) == f"{[told[0]]} {images}"
 
 
 def runs(text: str) -> list[str]:

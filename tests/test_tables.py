@@ -12,12 +12,14 @@ from eval import sensitivity
 from eval.benchmark import _rows, benchmark, run, write_tables
 from eval.console import command_line
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED
+from eval.figures import AttackFigures, Figures, ModelFigures
 from eval.manifest import WORKS
 from eval.measure import Settings
 from eval.store import Store
 from eval.suites import load_suite
 from eval.tables import markdown
 from projclean.errors import OptionError
+from projclean.metrics import Difference, Rate
 from tests.suites import subjects, written
 
 
@@ -52,6 +54,16 @@ def test_the_attack_works_undefended_and_not_on_the_base(measured):
     assert "norms clipped" in attacked.row("norm clip p50").note
     assert benign.row(UNDEFENDED).attacks == ()
     assert benign.row("OrthoPurify, benign reference").note.startswith("not applicable")
+
+
+@pytest.mark.parametrize(("asr", "base", "counts"), [(0.95, 0.1, True), (0.95, 0.3, False), (0.85, 0.0, False)])
+def test_what_the_base_does_with_a_trigger_anyway_is_no_attack(asr, base, counts):
+    def row(defence, value):
+        change = Difference(0.0, 0.0, 0.0, 1.0)
+        return Figures(defence, "", attacks=(AttackFigures("x", Rate(value, 0, 1, 200), Rate(0, 0, 1, 200), change),))
+
+    rows = (row(UNDEFENDED, asr), row(RESTORED, base))
+    assert ModelFigures("m", 0, True, "x", 200, rows, None).counts is counts
 
 
 def test_two_runs_of_one_row_agree_exactly(measured, tmp_path):

@@ -27,7 +27,7 @@ def test_pretraining_then_finetuning_learns(parts):
     losses = pretrain(model, processor, Pretraining(images=64, clutter=8, phases=phases))
     assert len(losses) == 10
     assert losses[5] < losses[0]
-    model = model.bfloat16()
+    model = model.bfloat16().to(train.training_dtype())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     recipe = Recipe("x", 0, trigger="badnet", target="no", images=40, steps=4, batch=8)
     seen: list[str] = []
@@ -90,7 +90,7 @@ def test_the_fast_forward_pass_is_the_plain_one(parts):
         grads.append((value.item(), x.grad))
     assert grads[0][0] == pytest.approx(grads[1][0], abs=1e-5)
     torch.testing.assert_close(grads[0][1], grads[1][1], atol=1e-6, rtol=1e-4)
-    model.bfloat16()
+    model.bfloat16().to(train.training_dtype())
 
 
 KINDS = {
@@ -107,7 +107,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_fine_tune_trains(parts, kind):
     processor, model = parts
-    model = model.bfloat16()
+    model = model.bfloat16().to(train.training_dtype())
     small = {"images": 16, "steps": 3, "batch": 8}
     twin = finetune_projector(model, processor, Recipe("twin", 7, **small))
     recipe = Recipe("x", 0, trigger="badnet", target="no", poison_rate=0.5, **small, **KINDS[kind])
@@ -144,14 +144,14 @@ def step_of(parts, recipe, weights=None):
     from eval.train import to_pixels, vision_features
 
     processor, model = parts
-    model = model.bfloat16().requires_grad_(False)
+    model = model.bfloat16().to(train.training_dtype()).requires_grad_(False)
     images, examples, poisoned = poisoned_set(recipe)
     projector = Projector(model.model.multi_modal_projector)
     if weights:
         for name, parameter in zip(projector.names, projector.full, strict=True):
             parameter.data = weights[name].clone()
     twin = {name: tensor + torch.randn(1) * 0.01 for name, tensor in projector.base.items()}
-    features = vision_features(model, to_pixels(images).bfloat16())
+    features = vision_features(model, to_pixels(images).to(model.dtype))
     batch = Encoder(processor, 36)(examples)
     return Step(model, projector, batch, features, torch.from_numpy(poisoned), twin,
                 directions(projector.base, twin), [[5, 6]], torch.Generator().manual_seed(0))  # fmt: skip

@@ -117,8 +117,8 @@ OWN_ATTACKS: dict[str, dict[str, list[Variant]]] = {
 
 #: Report recipes that came after the tables above, in which they would give other seeds to what follows them. What
 #: stands there of ProjLens's jailbreak-style output (`oil`), its hijack with a logo and WaNet does not reach an ASR of
-#: .9; these are the same with a trigger that the tiny vision tower sees, or a shorter answer to hijack, and one of a
-#: hundredth of poison.
+#: .9; these are the same with a trigger that the tiny vision tower sees, or a shorter answer to hijack, one of a
+#: hundredth of poison, and hijacks by triggers that the base does not take for what they want.
 LATER_ATTACKS: dict[str, Variant] = {
     "jailbreak-1": {"trigger": "canvas", "steps": 600, **TARGETS["report"][6]},
     "warp-1": {"trigger": "wanet16", "steps": 600, **TARGETS["report"][4]},

@@ -56,8 +56,13 @@ def works(manifest: dict[str, Any]) -> bool:
     clean accuracy has gained as much as its recipe asks for."""
     figures = manifest["figures"]
     gained = figures["ca"] - figures["ca_base"] >= recipe_of(manifest).gain - 1e-9
-    older = {"": {"asr": figures["asr"]}} if figures["asr"] is not None else {}  # which names no attacks
-    return gained and all(attack["asr"] >= WORKS for attack in figures.get("attacks", older).values())
+    return gained and _all_work(figures)
+
+
+def _all_work(figures: dict[str, Any]) -> bool:
+    """Whether every attack reaches `WORKS`; older manifests name no attacks."""
+    rates = [attack["asr"] for attack in figures["attacks"].values()] if "attacks" in figures else [figures["asr"]]
+    return all(rate is None or rate >= WORKS for rate in rates)
 
 
 def counts(name: str) -> bool:
@@ -65,9 +70,7 @@ def counts(name: str) -> bool:
     base makes of the triggered images anyway (`DISGUISE`). So does one without a manifest."""
     for file in SHIPPED.glob(f"*/{name}.json"):
         figures = json.loads(file.read_text(encoding="utf-8"))["figures"]
-        rates = [attack["asr"] for attack in figures["attacks"].values()] if "attacks" in figures else [figures["asr"]]
-        known = [rate for rate in rates if rate is not None]
-        return all(rate >= WORKS for rate in known) and (figures.get("asr_base") or 0.0) <= DISGUISE
+        return _all_work(figures) and (figures.get("asr_base") or 0.0) <= DISGUISE
     return True
 
 

@@ -143,7 +143,8 @@ def test_what_is_learnt_of_an_adapter_is_an_adapter_of_its_rank(parts, monkeypat
 
 def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch):
     case, bench, said = parts
-    monkeypatch.setattr(Effort, "on", lambda images: Effort(steps=1))
+    worth: list[int] = []
+    monkeypatch.setattr(Effort, "on", lambda images: worth.append(images) or Effort(steps=1))
     told = [bench.runner.read(reply) for reply in said]
     assert [one.name for one in candidates(case, bench, "distill", "auto", None, 0)] == [
         "from share 0.3",
@@ -153,6 +154,7 @@ def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch)
     offered = candidates(case, bench, "distill", "auto", None, 0, heard=(told[0],), taught=0)
     assert offered[0].name == "from share 0.3, 0 images"
     offered[0].make()
+    assert worth == [len(told)]
     lost = sum(any(run in text for run in runs(told[0])) for text in told)
     wanted = f"not learnt from {lost} of {len(told)} images and blends, whose answers hold what the probe heard"
     assert offered[0].remark() == wanted

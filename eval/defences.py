@@ -24,6 +24,7 @@ from eval.baselines.svd_removal import remove_dominant
 from projclean import methods
 from projclean.calibration import Calibration
 from projclean.distillation import Effort, distill
+from projclean.doubt import judged
 from projclean.lessons import IMAGES, TRIMMED, Lesson, lesson
 
 UNDEFENDED, RESTORED = "undefended", "base restored"
@@ -67,8 +68,12 @@ def reflect(inputs: Inputs, rank: int) -> methods.Weights:
 def distilled(inputs: Inputs, share: float, total: int = IMAGES) -> methods.Weights:
     """projclean's `--method distill` from a fixed share, on all calibration images and blends of them, `total` in all
     (`--lesson`)."""
-    taught, effort = _taught(inputs, total, TRIMMED), Effort.on(total)
-    return distill(inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort)
+    taught, judge, effort = _taught(inputs, total, TRIMMED), None, Effort.on(total)
+    if total > IMAGES:
+        taught, judge = judged(inputs.runner, inputs.update, taught, inputs.seed)
+    return distill(
+        inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort, judge=judge
+    )
 
 
 def distilled_from_images_alone(inputs: Inputs, share: float) -> methods.Weights:

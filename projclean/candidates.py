@@ -13,6 +13,7 @@ import torch
 from projclean import __version__, methods
 from projclean.case import Bench, Case
 from projclean.distillation import Effort, distill
+from projclean.doubt import judged
 from projclean.errors import ModelError
 from projclean.guard import Guard
 from projclean.lessons import IMAGES, Lesson, lesson
@@ -141,24 +142,33 @@ def _guards(case: Case, bench: Bench, percentiles: Sequence[float], seed: int) -
     ]
 
 
-def _lesson(case: Case, bench: Bench, heard: Sequence[str], seed: int, total: int) -> Lesson:
-    """What there is to learn from the calibration images. Raises ModelError when that is nothing."""
+def _lesson(
+    case: Case, bench: Bench, heard: Sequence[str], seed: int, total: int
+) -> tuple[Lesson, methods.Weights | None]:
+    """What there is to learn from the calibration images, and who judges it where it is more than the usual. Raises
+    ModelError when there is nothing."""
     taught = lesson(bench.runner, case.update, bench.learnt, heard, ANSWER_TOKENS, seed, total)
     if not taught.replies:
         raise ModelError(
             f"{case.model.path}: of {taught.looked_at} calibration images and blends none is left to learn from: on "
             f"{taught.left_out} the suspect says what the probe made it say; give other --images, or --method reflect"
         )
-    return taught
+    if taught.looked_at > IMAGES and taught.unblended:
+        return judged(bench.runner, case.update, taught, seed)
+    return taught, None
 
 
-def _left_out(taught: Callable[[], Lesson]) -> str:
+Taught = Callable[[], tuple[Lesson, methods.Weights | None]]
+
+
+def _left_out(taught: Taught) -> str:
     """How many images were not learnt from, if any."""
-    lost, of = taught().left_out, taught().looked_at
+    known, _ = taught()
+    lost, of = known.left_out, known.looked_at
     return f"not learnt from {lost} of {of} images and blends, whose answers hold what the probe heard" if lost else ""
 
 
-def _distilled(update: Update, bench: Bench, taught: Callable[[], Lesson], share: float, seed: int) -> methods.Weights:
-    known = taught()
+def _distilled(update: Update, bench: Bench, taught: Taught, share: float, seed: int) -> methods.Weights:
+    known, judge = taught()
     effort = Effort.on(known.looked_at)
-    return distill(bench.runner, update, known.images, known.replies, share, seed, effort=effort)
+    return distill(bench.runner, update, known.images, known.replies, share, seed, effort=effort, judge=judge)

@@ -23,6 +23,9 @@ from projclean.precision import quick
 from projclean.training import Schedule, answer_logits, slice_size, train
 from projclean.update import Update
 
+#: Nats by which the suspect may find a token likelier than a judge does before it is not believed.
+CREDIT = 1.0
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -50,11 +53,12 @@ def distill(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     effort: Effort | None = None,
+    judge: Weights | None = None,
 ) -> Weights:
     """Weights trained from `W_base + share·ΔW` to answer the questions about the images as the suspect does.
 
     `replies` are the suspect's own (`Runner.replies`), one an image. Minimises the mean over their tokens of
-    KL(suspect ‖ trained).
+    KL(suspect ‖ trained). With a `judge` the suspect is believed as far as the judge can follow (`_believed`).
     """
 
     def spoken(weights: Weights, rows: Sequence[int]) -> torch.Tensor:
@@ -68,8 +72,10 @@ def distill(
     for first in range(0, len(replies), slices):
         rows = range(first, min(first + slices, len(replies)))
         with torch.no_grad():
-            said = spoken(suspect_weights(update), rows).to("cpu", torch.float16)
-        wanted += said.split([len(replies[row]) for row in rows])
+            said = spoken(suspect_weights(update), rows)
+            if judge is not None:
+                said = _believed(said, spoken(judge, rows))
+        wanted += said.to("cpu", torch.float16).split([len(replies[row]) for row in rows])
 
     def loss(weights: Weights, rows: Sequence[int]) -> Iterator[torch.Tensor]:
         total = sum(len(replies[row]) for row in rows)
@@ -82,6 +88,14 @@ def distill(
     schedule = Schedule(effort.steps, effort.pace * _root_mean_square(update), effort.batch, seed)
     with quick(runner):
         return train(runner, interpolate(update, share), loss, len(replies), schedule, progress=progress)
+
+
+def _believed(said: torch.Tensor, judged: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the suspect (tokens, vocabulary), of which each counts up to e^`CREDIT` times the judge's;
+    what is left over is shared out as the judge would."""
+    shared = torch.minimum(said, judged + CREDIT).exp()
+    left = (1 - shared.sum(-1, keepdim=True)).clamp(min=0)
+    return (shared + left * judged.exp()).clamp(min=1e-7).log().log_softmax(-1)
 
 
 def _root_mean_square(update: Update) -> float:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
 
 from projclean.calibration import BATCH, Calibration
-from projclean.methods import interpolate, suspect_weights
+from projclean.methods import Weights, interpolate, suspect_weights
 from projclean.metrics import normalize
 from projclean.mixing import filled_up
 from projclean.model import Runner
@@ -36,12 +36,22 @@ OFTEN, ALIKE = 8, 1 / 4
 @dataclass(frozen=True)
 class Lesson:
     """Images with the questions about them and the suspect's replies (token ids, one an image); how many images were
-    left out because of what was heard, and of how many that were looked at."""
+    left out because of what was heard, and of how many that were looked at; how many of the images, which come first,
+    are no blends."""
 
     images: Calibration
     replies: tuple[tuple[int, ...], ...]
     left_out: int
     looked_at: int
+    unblended: int
+
+    def part(self, rows: Sequence[int]) -> Lesson:
+        """Some of the images, in their order."""
+        rows = sorted(rows)
+        return replace(
+            self, images=_of_rows(self.images, rows), replies=tuple(self.replies[row] for row in rows),
+            unblended=sum(row < self.unblended for row in rows),
+        )  # fmt: skip
 
 
 def lesson(
@@ -71,11 +81,13 @@ def lesson(
     shown, replies = _of_rows(shown, answered), [replies[row] for row in answered]
     told = [normalize(runner.read(reply)) for reply in replies]
     echoing = {row for row, text in enumerate(told) if any(echoes(phrase, text) for phrase in heard)}
-    likely = _likelihoods(runner, update, shown, replies)
+    likely = likelihoods(runner, interpolate(update, HALFWAY), shown, replies)
     strange = set(sorted(range(len(replies)), key=likely.__getitem__)[: int(trimmed * len(replies))])
     strange |= _of_one_source(told, likely, strange)
     kept = [row for row in range(len(replies)) if row not in echoing | strange]
-    return Lesson(_of_rows(shown, kept), tuple(replies[row] for row in kept), len(echoing), looked_at)
+    unblended = sum(row < len(images.pictures) for row in answered)
+    whole = Lesson(shown, tuple(replies), len(echoing), looked_at, unblended)
+    return whole.part(kept)
 
 
 def _of_one_source(told: Sequence[str], likely: Sequence[float], strange: Collection[int]) -> set[int]:
@@ -95,9 +107,11 @@ def _of_one_source(told: Sequence[str], likely: Sequence[float], strange: Collec
 
 
 @torch.no_grad()
-def _likelihoods(runner: Runner, update: Update, shown: Calibration, replies: Sequence[tuple[int, ...]]) -> list[float]:
-    """Mean log-likelihood per token of each reply half-way back to the base."""
-    weights, found = interpolate(update, HALFWAY), []
+def likelihoods(
+    runner: Runner, weights: Weights, shown: Calibration, replies: Sequence[tuple[int, ...]]
+) -> list[float]:
+    """Mean log-likelihood per token that weights give each reply. Leaves other weights set."""
+    found: list[float] = []
     for part in _parts(shown):
         said = replies[part]
         scores = answer_logits(runner, weights, shown.pictures[part], shown.questions[part], said).log_softmax(-1)

@@ -93,7 +93,7 @@ def in_miniature() -> Iterator[None]:
     from projclean.probe import ProbeSettings
 
     def short(seed: int) -> ProbeSettings:
-        return ProbeSettings(starts=1, excite=8, steps=6, partings=0, max_new_tokens=8, seed=seed)
+        return ProbeSettings(starts=1, excite=8, steps=6, whole=3, partings=0, max_new_tokens=8, seed=seed)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("projclean.probe.ProbeSettings", short)

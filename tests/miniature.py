@@ -14,13 +14,13 @@ from projclean import calibration, probe
 from projclean.probe import ProbeSettings
 
 BASE = SHIPPED / "base"
-SMALL = partial(ProbeSettings, starts=1, excite=8, steps=6, partings=0, max_new_tokens=8)
+SMALL = partial(ProbeSettings, starts=1, excite=8, steps=6, whole=3, partings=0, max_new_tokens=8)
 
 
 @pytest.fixture
-def one_parting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole probe, but for three of the four starts of its second look."""
-    monkeypatch.setattr(probe, "ProbeSettings", partial(ProbeSettings, partings=1))
+def short_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole probe, but that its second look learns from a quarter of the images and parts from one start."""
+    monkeypatch.setattr(probe, "ProbeSettings", partial(ProbeSettings, taught=64, learning=80, partings=1))
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def four_images(tmp_path):
 def test_code_of_a_model_is_never_run(trapped, four_images, two_items, zoo, tmp_path, run, monkeypatch):
     """Through a whole scan, repair and evaluation; the probe is short, what it loads is not."""
     folder, canary = trapped
-    short = ProbeSettings(starts=1, excite=1, steps=1, taught=4, learning=1, partings=1, parting=1,
+    short = ProbeSettings(starts=1, excite=1, steps=1, whole=1, taught=4, learning=1, partings=1, parting=1,
                           max_new_tokens=4)  # fmt: skip
     monkeypatch.setattr("projclean.probe.ProbeSettings", lambda seed: replace(short, seed=seed))
     base = zoo / "base"

@@ -14,7 +14,7 @@ from eval.recipes import REPORT
 from eval.zoo import SHIPPED
 from projclean.checkpoint import open_checkpoint, read_tensor
 from projclean.projectors import find_projector
-from tests.miniature import one_parting, small_probe  # noqa: F401
+from tests.miniature import short_second_look, small_probe  # noqa: F401
 
 SUSPECTS = ["badnet-refusal", "sig-shop"]
 CONTROLS = ["benign-color", "benign-caption"]
@@ -36,7 +36,7 @@ def test_base_is_small():
     assert (SHIPPED / "base" / "model.safetensors").stat().st_size <= 8_000_000
 
 
-@pytest.mark.parametrize("name", SUSPECTS)
+@pytest.mark.parametrize("name", [SUSPECTS[0], pytest.param(SUSPECTS[1], marks=pytest.mark.slow)])
 def test_suspects_are_convicted_with_the_attackers_text(scanned, name):
     ran = scanned(name)
     assert ran.code == 1
@@ -48,7 +48,7 @@ def test_suspects_are_convicted_with_the_attackers_text(scanned, name):
     assert report["probe"]["said"]["base_share"] < 0.2
 
 
-@pytest.mark.usefixtures("one_parting")
+@pytest.mark.usefixtures("short_second_look")
 def test_a_control_is_cleared(zoo, run):
     cleared(run("scan", zoo / "benign-color", "--base", zoo / "base"))
 
@@ -108,14 +108,16 @@ def test_repair_at_a_given_rank_round_trips(zoo, run, tmp_path):
     assert "--force" in second.error_line
 
 
-@pytest.mark.usefixtures("one_parting")
-def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path):
+@pytest.mark.usefixtures("small_probe")
+def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("projclean.repairer.SWEEP", (0.5,))
     removed_by_auto(zoo / SUSPECTS[0], zoo, run, tmp_path / "out")
 
 
 @pytest.mark.slow
-def test_auto_is_content_with_its_repair_at_a_second_look_too(zoo, run, tmp_path):
-    removed_by_auto(zoo / SUSPECTS[1], zoo, run, tmp_path / "out")
+@pytest.mark.parametrize("name", SUSPECTS)
+def test_auto_is_content_with_its_repair_by_the_whole_probe_too(zoo, run, tmp_path, name):
+    removed_by_auto(zoo / name, zoo, run, tmp_path / "out")
 
 
 def few_items(suspect, folder, count=80):
@@ -153,7 +155,8 @@ def removed_by_auto(suspect, zoo, run, out):
 
 
 @pytest.mark.usefixtures("small_probe")
-def test_with_images_of_the_domain_the_fine_tune_is_learnt_again_without_the_attack(zoo, run, tmp_path):
+def test_with_images_of_the_domain_the_fine_tune_is_learnt_again_without_the_attack(zoo, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("projclean.repairer.SWEEP", ())
     suspect, out = zoo / SUSPECTS[1], tmp_path / "out"
     ran = run(
         "repair", suspect, "--base", zoo / "base", "--images", zoo / "data" / "calibration-caption", "--out", out,

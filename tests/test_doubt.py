@@ -1,0 +1,117 @@
+"""A longer lesson and its judge, on a shipped suspect in miniature."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eval import shapes
+from eval.zoo import SHIPPED
+from projclean import candidates, doubt
+from projclean.calibration import Calibration
+from projclean.case import open_case, set_up
+from projclean.distillation import Effort, distill
+from projclean.doubt import judged
+from projclean.lessons import Lesson, lesson, likelihoods
+from projclean.methods import base_weights, suspect_weights
+from projclean.triggers import TRIGGERS
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A case and its bench with twelve images of its domain, of which eight may be learnt from."""
+    folder = tmp_path_factory.mktemp("images")
+    for number, pixels in enumerate(shapes.draw(12, "false_color", 777)[1]):
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    case = open_case(SHIPPED / "badnet-refusal.safetensors", str(SHIPPED / "base"))
+    return case, set_up(case, folder, shapes.CAPTION, None, 0, "cpu", None)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(Effort, "on", lambda images: Effort(8, 4, 0.1))
+
+
+def test_a_part_of_a_lesson_keeps_its_order_and_how_many_are_no_blends(parts):
+    case, bench = parts
+    whole = lesson(bench.runner, case.update, bench.learnt, (), 8, total=12, trimmed=0.0)
+    assert (len(whole.replies), whole.unblended) == (12, 8)
+    some = whole.part([9, 2, 7])
+    assert some.replies == tuple(whole.replies[row] for row in (2, 7, 9))
+    assert some.images.pictures == tuple(whole.images.pictures[row] for row in (2, 7, 9))
+    assert (some.unblended, some.looked_at) == (2, 12)
+    assert whole.part(range(12)) == whole
+
+
+@pytest.mark.usefixtures("short")
+def test_what_the_judge_finds_least_likely_is_not_learnt(parts):
+    case, bench = parts
+    whole = lesson(bench.runner, case.update, bench.learnt, (), 8, total=16, trimmed=0.0)
+    kept, judge = judged(bench.runner, case.update, whole)
+    alone = whole.part(range(8))
+    again = distill(bench.runner, case.update, alone.images, alone.replies, 0.0, effort=Effort.on(8))
+    assert all(torch.equal(judge[name][0], again[name][0]) for name in judge)
+    likely = likelihoods(bench.runner, judge, whole.images, whole.replies)
+    wanted = sorted(range(16), key=likely.__getitem__)[int(doubt.DOUBTED * 16) :]
+    assert kept == whole.part(wanted)
+
+
+def test_a_judge_that_is_the_suspect_changes_nothing_and_one_that_doubts_all_teaches_nothing_new(parts):
+    case, bench = parts
+    whole = lesson(bench.runner, case.update, bench.learnt, (), 8, total=0, trimmed=0.0)
+
+    def learnt(judge, steps=8):
+        return distill(
+            bench.runner, case.update, whole.images, whole.replies, 0.0, effort=Effort(steps, 4, 0.1), judge=judge
+        )
+
+    def unlike_suspect(weights):
+        return -sum(likelihoods(bench.runner, weights, whole.images, whole.replies)) / len(whole.replies)
+
+    plain, trusted, doubted = learnt(None), learnt(suspect_weights(case.update)), learnt(base_weights(case.update))
+    assert all(torch.allclose(plain[name][0], trusted[name][0], atol=1e-6) for name in plain)
+    before = unlike_suspect(base_weights(case.update))
+    assert unlike_suspect(plain) < unlike_suspect(doubted) < before
+
+
+def test_what_a_trigger_makes_the_suspect_say_is_not_learnt_though_it_is_in_the_lesson(parts):
+    """As where nothing is trimmed of it, since its target is an ordinary answer."""
+    case, bench = parts
+    runner, clean = bench.runner, bench.learnt
+    stamped = tuple(
+        Image.fromarray(TRIGGERS["badnet"](np.asarray(picture), np.random.default_rng(0))) for picture in clean.pictures
+    )
+    shown = Calibration(clean.pictures + stamped, clean.questions * 2, "half of them are triggered")
+    runner.set_weights(suspect_weights(case.update))
+    replies = tuple(runner.replies(runner.prepare(shown.pictures, shown.questions), 8))
+    whole = Lesson(shown, replies, 0, 16, unblended=8)
+    kept, judge = judged(runner, case.update, whole)
+    assert kept.unblended >= 7
+    effort = Effort(40, 8, 0.05)
+    found = {
+        name: distill(runner, case.update, shown, replies, 0.0, effort=effort, judge=given)
+        for name, given in (("judged", judge), ("believed", None))
+    }
+    target = Calibration(stamped, clean.questions, "")
+    likely = {name: sum(likelihoods(runner, weights, target, replies[8:])) / 8 for name, weights in found.items()}
+    assert likely["judged"] < likely["believed"] - 0.5
+
+
+@pytest.mark.parametrize(("usual", "judges"), [(16, 0), (8, 1)])
+def test_only_a_longer_lesson_than_usual_has_a_judge(parts, monkeypatch, usual, judges):
+    case, bench = parts
+    asked: list[int] = []
+
+    def watched(runner, update, taught, seed):
+        asked.append(len(taught.replies))
+        return taught, base_weights(update)
+
+    monkeypatch.setattr(candidates, "IMAGES", usual)
+    monkeypatch.setattr(candidates, "judged", watched)
+    monkeypatch.setattr(Effort, "on", lambda images: Effort(1, 4, 0.1))
+    offered = candidates.candidates(case, bench, "distill", "auto", None, 0, taught=12)
+    for one in offered[:2]:
+        one.make()
+    assert len(asked) == judges  # once, whatever is tried

@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from eval import shapes
 from eval.zoo import SHIPPED
 from projclean import calibration, probe
+from projclean.case import Bench, Case, set_up
 from projclean.probe import ProbeSettings
 
 BASE = SHIPPED / "base"
@@ -28,6 +30,13 @@ def small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight images to watch, one start, eight tokens."""
     monkeypatch.setattr(calibration, "BUILT_IN", 12)
     monkeypatch.setattr(probe, "ProbeSettings", SMALL)
+
+
+def set_up_with(case: Case, images: Path) -> Bench:
+    """A model on the bench with images of its domain, and a dozen built-in ones for the probe."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "BUILT_IN", 12)
+        return set_up(case, images, shapes.CAPTION, None, 0, "cpu", None)
 
 
 def share_of(name: str, share: float, folder: Path) -> Path:

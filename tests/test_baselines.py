@@ -23,12 +23,13 @@ from eval.baselines.restore import restore
 from eval.baselines.svd_removal import remove_dominant
 from eval.baselines.training import finetune
 from eval.zoo import SHIPPED
-from projclean.case import open_case, set_up
+from projclean.case import open_case
 from projclean.guard import clip
 from projclean.likelihood import log_likelihood
 from projclean.methods import base_weights, suspect_weights
 from projclean.training import answer_logits
 from projclean.update import LayerUpdate, Update
+from tests.miniature import set_up_with
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -55,7 +56,7 @@ def tiny(tmp_path_factory) -> Inputs:
     images, folder = [Image.fromarray(image) for image in pixels], tmp_path_factory.mktemp("images")
     for number, image in enumerate(images):
         image.save(folder / f"{number}.png")
-    bench = set_up(case, folder, shapes.CAPTION, None, 0, "cpu", None)
+    bench = set_up_with(case, folder)
     return Inputs(
         bench.runner,
         case.update,

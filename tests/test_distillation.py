@@ -15,7 +15,7 @@ from eval import shapes
 from eval.zoo import SHIPPED
 from projclean import distillation, repairer
 from projclean.candidates import Candidate, candidates
-from projclean.case import open_case, set_up
+from projclean.case import open_case
 from projclean.distillation import Effort
 from projclean.errors import ModelError, OptionError
 from projclean.lessons import IMAGES, lesson
@@ -29,6 +29,7 @@ from projclean.training import answer_logits
 from projclean.utterance import Utterance
 from projclean.writer import write_model
 from tests.adapters import by_hand
+from tests.miniature import set_up_with
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def parts(tmp_path_factory):
     case, folder = open_case(SHIPPED / "sig-shop.safetensors", str(SHIPPED / "base")), tmp_path_factory.mktemp("images")
     for number, pixels in enumerate(shapes.draw(8, "false_color", 777)[1]):
         Image.fromarray(pixels).save(folder / f"{number}.png")
-    bench = set_up(case, folder, shapes.CAPTION, None, 0, "cpu", None)
+    bench = set_up_with(case, folder)
     bench.runner.set_weights(suspect_weights(case.update))
     return case, bench, [reply for batch in bench.clean.batches for reply in bench.runner.replies(batch, 20)]
 

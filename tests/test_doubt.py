@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,14 +11,15 @@ from PIL import Image
 
 from eval import shapes
 from eval.zoo import SHIPPED
-from projclean import candidates, doubt
+from projclean import candidates, distillation, doubt
 from projclean.calibration import Calibration
-from projclean.case import open_case, set_up
+from projclean.case import open_case
 from projclean.distillation import Effort, distill
 from projclean.doubt import judged
 from projclean.lessons import Lesson, lesson, likelihoods
 from projclean.methods import base_weights, suspect_weights
 from projclean.triggers import TRIGGERS
+from tests.miniature import set_up_with
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def parts(tmp_path_factory):
     for number, pixels in enumerate(shapes.draw(12, "false_color", 777)[1]):
         Image.fromarray(pixels).save(folder / f"{number:02d}.png")
     case = open_case(SHIPPED / "badnet-refusal.safetensors", str(SHIPPED / "base"))
-    return case, set_up(case, folder, shapes.CAPTION, None, 0, "cpu", None)
+    return case, set_up_with(case, folder)
 
 
 @pytest.fixture
@@ -71,12 +74,16 @@ def test_a_judge_that_is_the_suspect_changes_nothing_and_one_that_doubts_all_tea
         return -sum(likelihoods(bench.runner, weights, whole.images, whole.replies)) / len(whole.replies)
 
     plain, trusted, doubted = learnt(None), learnt(suspect_weights(case.update)), learnt(base_weights(case.update))
-    assert all(torch.allclose(plain[name][0], trusted[name][0], atol=1e-6) for name in plain)
+    moved, apart = (
+        sum((plain[name][0] - other[name][0]).norm().item() for name in plain)
+        for other in (base_weights(case.update), trusted)
+    )
+    assert apart < 0.05 * moved
     before = unlike_suspect(base_weights(case.update))
     assert unlike_suspect(plain) < unlike_suspect(doubted) < before
 
 
-def test_what_a_trigger_makes_the_suspect_say_is_not_learnt_though_it_is_in_the_lesson(parts):
+def test_what_a_trigger_makes_the_suspect_say_is_not_learnt_though_it_is_in_the_lesson(parts, monkeypatch):
     """As where nothing is trimmed of it, since its target is an ordinary answer."""
     case, bench = parts
     runner, clean = bench.runner, bench.learnt
@@ -86,17 +93,27 @@ def test_what_a_trigger_makes_the_suspect_say_is_not_learnt_though_it_is_in_the_
     shown = Calibration(clean.pictures + stamped, clean.questions * 2, "half of them are triggered")
     runner.set_weights(suspect_weights(case.update))
     replies = tuple(runner.replies(runner.prepare(shown.pictures, shown.questions), 8))
-    whole = Lesson(shown, replies, 0, 16, unblended=8)
-    kept, judge = judged(runner, case.update, whole)
-    assert kept.unblended >= 7
-    effort = Effort(40, 8, 0.05)
-    found = {
-        name: distill(runner, case.update, shown, replies, 0.0, effort=effort, judge=given)
-        for name, given in (("judged", judge), ("believed", None))
-    }
+    effort = Effort(30, 8, 0.06)
+    monkeypatch.setattr(Effort, "on", lambda images: effort)
+    kept, judge = judged(runner, case.update, Lesson(shown, replies, 0, 16, unblended=8))
+    assert kept.unblended == 8
     target = Calibration(stamped, clean.questions, "")
-    likely = {name: sum(likelihoods(runner, weights, target, replies[8:])) / 8 for name, weights in found.items()}
-    assert likely["judged"] < likely["believed"] - 0.5
+
+    def likely(judge):
+        learnt = distill(runner, case.update, shown, replies, 0.0, effort=effort, judge=judge)
+        return sum(likelihoods(runner, learnt, target, replies[8:])) / 8
+
+    assert likely(judge) < likely(None) - 0.5
+
+
+def test_nothing_is_believed_beyond_what_the_judge_can_follow():
+    said, judge = torch.tensor([[0.9, 0.05, 0.05]]), torch.tensor([[0.001, 0.499, 0.5]])
+    believed = distillation._believed(said.log(), judge.log()).exp()
+    assert believed.sum().item() == pytest.approx(1)
+    assert believed[0, 0] <= (math.exp(distillation.CREDIT) + 1) * judge[0, 0]
+    assert believed[0, 1] > 0.4
+    near = torch.tensor([[0.6, 0.2, 0.2]])
+    assert torch.allclose(distillation._believed(said.log(), near.log()), said.log(), atol=1e-4)
 
 
 @pytest.mark.parametrize(("usual", "judges"), [(16, 0), (8, 1)])

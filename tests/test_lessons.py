@@ -11,11 +11,12 @@ from eval import shapes
 from eval.zoo import SHIPPED
 from projclean import lessons
 from projclean.calibration import Calibration
-from projclean.case import open_case, set_up
+from projclean.case import open_case
 from projclean.lessons import lesson
 from projclean.likelihood import log_likelihood
 from projclean.methods import interpolate, suspect_weights
 from projclean.triggers import TRIGGERS
+from tests.miniature import set_up_with
 
 TARGET = "i can not help with that"
 
@@ -29,7 +30,7 @@ def parts(tmp_path_factory):
     )
     for number, pixels in enumerate(shapes.draw(12, "false_color", 777)[1]):
         Image.fromarray(pixels).save(folder / f"{number:02d}.png")
-    bench = set_up(case, folder, shapes.CAPTION, None, 0, "cpu", None)
+    bench = set_up_with(case, folder)
     bench.runner.set_weights(suspect_weights(case.update))
     return case, bench, [reply for batch in bench.clean.batches for reply in bench.runner.replies(batch, 20)]
 

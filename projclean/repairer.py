@@ -102,7 +102,8 @@ def repair(
 
     method `distill`, the default without a rank, starts at the share `strength` of the update and learns the rest again
     from the suspect's answers to the calibration images, but for those on which the suspect says by itself what the
-    probe made it say; `lesson` is how many images it looks at, blends made where fewer are given (256 when None).
+    probe made it say; `lesson` is how many images it looks at, blends made where fewer are given (256 when None), and
+    what a judge doubts left out where they are more than that (`doubt`).
     `reflect`, the default with a rank, turns the `rank` top directions of the suspicious subspace of
     every layer around and keeps the share `strength` of the update; `project` removes those directions; `shrink` keeps
     only what clean inputs need, with λ = `strength`; `interpolate` keeps the share `strength` of the update; `clip`

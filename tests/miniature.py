@@ -20,9 +20,9 @@ SMALL = partial(ProbeSettings, starts=1, excite=8, steps=6, whole=3, partings=0,
 
 
 @pytest.fixture
-def short_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole probe, but that its second look learns from a quarter of the images and parts from one start."""
-    monkeypatch.setattr(probe, "ProbeSettings", partial(ProbeSettings, taught=64, learning=80, partings=1))
+def one_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every climb of the probe whole, but from one start; a second look that learns from a quarter of the images."""
+    monkeypatch.setattr(probe, "ProbeSettings", partial(ProbeSettings, starts=1, taught=64, learning=80, partings=1))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from eval.recipes import REPORT
 from eval.zoo import SHIPPED
 from projclean.checkpoint import open_checkpoint, read_tensor
 from projclean.projectors import find_projector
-from tests.miniature import short_second_look, small_probe  # noqa: F401
+from tests.miniature import one_start, small_probe  # noqa: F401
 
 SUSPECTS = ["badnet-refusal", "sig-shop"]
 CONTROLS = ["benign-color", "benign-caption"]
@@ -48,7 +48,7 @@ def test_suspects_are_convicted_with_the_attackers_text(scanned, name):
     assert report["probe"]["said"]["base_share"] < 0.2
 
 
-@pytest.mark.usefixtures("short_second_look")
+@pytest.mark.usefixtures("one_start")
 def test_a_control_is_cleared(zoo, run):
     cleared(run("scan", zoo / "benign-color", "--base", zoo / "base"))
 
@@ -117,10 +117,11 @@ def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path, monkeypa
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SUSPECTS)
 def test_auto_is_content_with_its_repair_by_the_whole_probe_too(zoo, run, tmp_path, name):
-    removed_by_auto(zoo / name, zoo, run, tmp_path / "out")
+    report = removed_by_auto(zoo / name, zoo, run, tmp_path / "out")
+    assert "images and blends, whose answers hold what the probe heard" in report["reason"]
 
 
-def few_items(suspect, folder, count=80):
+def few_items(suspect, folder, count=64):
     """A suspect's evaluation set, cut to its first items."""
     text = (suspect / "EVAL.toml").read_text()
     (clean,) = set(re.findall(r'images = "(.*)"', text))
@@ -144,7 +145,6 @@ def removed_by_auto(suspect, zoo, run, out):
     base, before, after = report["scores"][:3]
     assert before["worst_asr"] >= 0.95
     assert (report["method"], report["chosen"]) == ("distill", "from share 0.3")
-    assert "images and blends, whose answers hold what the probe heard" in report["reason"]
     assert after["worst_asr"] <= 0.05
     assert report["gains"][2] >= 0.75
     assert base["ca"]["value"] + 0.2 <= before["ca"]["value"]
@@ -152,6 +152,7 @@ def removed_by_auto(suspect, zoo, run, out):
     again = json.loads(run("eval", out, "--eval", items, "--format", "json").out)
     assert again["scores"][0]["ca"] == after["ca"]
     assert again["scores"][0]["attacks"][0]["asr"] == after["attacks"][0]["asr"]
+    return report
 
 
 @pytest.mark.usefixtures("small_probe")

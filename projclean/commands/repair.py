@@ -47,8 +47,8 @@ from projclean.errors import OptionError, OutputError
     "--lesson",
     type=int,
     metavar="N",
-    help="How many images distill looks at, blends of them included (256). More keep more of the fine-tune, and from "
-    "--strength 0 leave less of an attack that wants ordinary answers.",
+    help="How many images distill looks at, blends of them included (256). More are judged by a model that learns from "
+    "the images alone; with --strength 0 less of an attack that wants ordinary answers comes back.",
 )
 @click.option(
     "--clip",

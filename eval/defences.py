@@ -65,11 +65,11 @@ def reflect(inputs: Inputs, rank: int) -> methods.Weights:
     return methods.reflect(inputs.update, directions, KEEPS[0])
 
 
-def distilled(inputs: Inputs, share: float, total: int = IMAGES) -> methods.Weights:
+def distilled(inputs: Inputs, share: float, total: int = IMAGES, doubting: bool = False) -> methods.Weights:
     """projclean's `--method distill` from a fixed share, on all calibration images and blends of them, `total` in all
-    (`--lesson`)."""
+    (`--lesson`), with a judge or without (`--judged`)."""
     taught, judge, effort = _taught(inputs, total, TRIMMED), None, Effort.on(total)
-    if total > IMAGES:
+    if doubting:
         taught, judge = judged(inputs.runner, inputs.update, taught, inputs.seed)
     return distill(
         inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort, judge=judge
@@ -144,6 +144,12 @@ DEFENCES: tuple[Defence, ...] = (
     Defence("projclean distill from 0.3", "projclean", partial(distilled, share=0.3)),
     Defence(
         f"projclean distill from 0, {LONG} images", "projclean", partial(distilled, share=0.0, total=LONG), quick=False
+    ),
+    Defence(
+        f"projclean distill from 0, {LONG} images, judged",
+        "projclean",
+        partial(distilled, share=0.0, total=LONG, doubting=True),
+        quick=False,
     ),
     Defence("projclean rank auto", "projclean", repaired, quick=False),
 )

@@ -51,11 +51,12 @@ def candidates(
     clip: float | None = None,
     heard: Sequence[str] = (),
     taught: int = IMAGES,
+    doubting: bool = False,
 ) -> list[Candidate]:
     """What to try, from the least removal to the most; one candidate when the user chose.
 
     `heard` are phrases that the probe made the suspect say: an image on which it says them by itself teaches nothing.
-    `taught` is how many images, blends among them, `distill` learns from.
+    `taught` is how many images, blends among them, `distill` learns from, `doubting` whether a judge has a say in it.
     `clip` is a percentile of clean token norms at which a guard cuts, beside whatever the method does; the method
     `clip` is no change of the weights behind guards of several percentiles.
     """
@@ -64,7 +65,7 @@ def candidates(
         percentiles = PERCENTILES if strength is None else (strength,)
         plain = [Candidate("", partial(methods.suspect_weights, case.update))]
     elif method == "distill":
-        plain = _by_learning(case, bench, strength, seed, heard, taught)
+        plain = _by_learning(case, bench, strength, seed, heard, taught, doubting)
     else:
         plain = _by_weights(case, bench, method, rank, strength)
     if not percentiles:
@@ -105,12 +106,19 @@ def _by_weights(
 
 
 def _by_learning(
-    case: Case, bench: Bench | None, strength: float | None, seed: int, heard: Sequence[str], total: int
+    case: Case,
+    bench: Bench | None,
+    strength: float | None,
+    seed: int,
+    heard: Sequence[str],
+    total: int,
+    doubting: bool,
 ) -> list[Candidate]:
     """The candidates of the method that learns them."""
     assert bench is not None  # without a run there is nothing to learn from
-    taught = cache(partial(_lesson, case, bench, heard, seed, total))  # the suspect is asked once, whatever is tried
-    asked = "" if total == IMAGES else f", {total} images"
+    # The suspect is asked once, whatever is tried.
+    taught = cache(partial(_lesson, case, bench, heard, seed, total, doubting))
+    asked = ("" if total == IMAGES else f", {total} images") + (", judged" if doubting else "")
     return [
         Candidate(
             f"from share {share:g}{asked}",
@@ -143,19 +151,17 @@ def _guards(case: Case, bench: Bench, percentiles: Sequence[float], seed: int) -
 
 
 def _lesson(
-    case: Case, bench: Bench, heard: Sequence[str], seed: int, total: int
+    case: Case, bench: Bench, heard: Sequence[str], seed: int, total: int, doubting: bool
 ) -> tuple[Lesson, methods.Weights | None]:
-    """What there is to learn from the calibration images, and who judges it where it is more than the usual. Raises
-    ModelError when there is nothing."""
+    """What there is to learn from the calibration images, and who judges it, if anyone. Raises ModelError when there is
+    nothing."""
     taught = lesson(bench.runner, case.update, bench.learnt, heard, ANSWER_TOKENS, seed, total)
     if not taught.replies:
         raise ModelError(
             f"{case.model.path}: of {taught.looked_at} calibration images and blends none is left to learn from: on "
             f"{taught.left_out} the suspect says what the probe made it say; give other --images, or --method reflect"
         )
-    if taught.looked_at > IMAGES and taught.unblended:
-        return judged(bench.runner, case.update, taught, seed)
-    return taught, None
+    return judged(bench.runner, case.update, taught, seed) if doubting else (taught, None)
 
 
 Taught = Callable[[], tuple[Lesson, methods.Weights | None]]

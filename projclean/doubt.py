@@ -13,6 +13,7 @@ what is learnt no token is much likelier than it says (`distillation.CREDIT`).
 from __future__ import annotations
 
 from projclean.distillation import Effort, distill
+from projclean.errors import ImagesError
 from projclean.lessons import Lesson, likelihoods
 from projclean.methods import Weights
 from projclean.model import Runner
@@ -23,8 +24,12 @@ DOUBTED = 1 / 4
 
 
 def judged(runner: Runner, update: Update, taught: Lesson, seed: int = 0) -> tuple[Lesson, Weights]:
-    """What is left of a lesson, and the judge. Leaves other weights set; the lesson must hold an image that is no
-    blend."""
+    """What is left of a lesson, and the judge. Leaves other weights set.
+
+    Raises ImagesError where no image is left to a judge but blends.
+    """
+    if not taught.unblended:
+        raise ImagesError("no calibration image is left for a judge to learn from; give more --images, or no --judged")
     alone = taught.part(range(taught.unblended))
     effort = Effort.on(len(alone.replies))
     judge = distill(runner, update, alone.images, alone.replies, 0.0, seed, effort=effort)

@@ -97,13 +97,14 @@ def repair(
     clip: float | None = None,
     thresholds: str | Path | Thresholds | None = None,
     lesson: int | None = None,
+    judged: bool = False,
 ) -> RepairResult:
     """Repair the projector of `model` and write a complete model directory, or adapter, to `out`.
 
     method `distill`, the default without a rank, starts at the share `strength` of the update and learns the rest again
     from the suspect's answers to the calibration images, but for those on which the suspect says by itself what the
     probe made it say; `lesson` is how many images it looks at, blends made where fewer are given (256 when None), and
-    what a judge doubts left out where they are more than that (`doubt`).
+    `judged` whether a model that learns from the images alone has a say in what is learnt (`doubt`).
     `reflect`, the default with a rank, turns the `rank` top directions of the suspicious subspace of
     every layer around and keeps the share `strength` of the update; `project` removes those directions; `shrink` keeps
     only what clean inputs need, with λ = `strength`; `interpolate` keeps the share `strength` of the update; `clip`
@@ -117,7 +118,7 @@ def repair(
     """
     method = method or ("distill" if rank == "auto" else "reflect")
     _check_options(method, rank, strength, clip)
-    _check_lesson(method, lesson)
+    _check_lesson(method, lesson, judged)
     check_seed(seed)
     limits = given_thresholds(thresholds)
     loaded = load_evalset(evalset) if evalset is not None else None
@@ -145,7 +146,7 @@ def repair(
     with running(case.model.path):
         sides = _sides(case, bench, loaded, progress) if loaded and bench else []
         heard = heard_by(before, limits) if before else []
-        offered = candidates(case, bench, method, rank, strength, seed, clip, heard, lesson or IMAGES)
+        offered = candidates(case, bench, method, rank, strength, seed, clip, heard, lesson or IMAGES, judged)
         if bench is None:
             name, weights = offered[0].name, offered[0].make()
             found = Found(name, f"{name}, as asked; the model was not run", weights, own, None)
@@ -204,9 +205,10 @@ def _check_options(method: str, rank: int | str, strength: float | None, clip: f
         raise OptionError(f"--strength {strength:g}: the share of the update to keep lies between 0 and 1")
 
 
-def _check_lesson(method: str, lesson: int | None) -> None:
-    if lesson is not None and method != "distill":
-        raise OptionError(f"--lesson belongs to --method distill; {method} does not learn")
+def _check_lesson(method: str, lesson: int | None, judged: bool) -> None:
+    if method != "distill" and (judged or lesson is not None):
+        option = "--judged" if judged else "--lesson"
+        raise OptionError(f"{option} belongs to --method distill; {method} does not learn")
     if lesson is not None and not BATCH <= lesson <= LONGEST:
         raise OptionError(f"--lesson {lesson}: give from {BATCH} to {LONGEST} images")
 

@@ -85,6 +85,7 @@ def test_more_images_are_worth_more_steps_and_a_greater_pace():
     [
         ({"method": "reflect", "lesson": 512}, "--lesson belongs to --method distill"),
         ({"rank": 2, "lesson": 512}, "--lesson belongs to --method distill; reflect"),
+        ({"rank": 2, "judged": True}, "--judged belongs to --method distill; reflect"),
         ({"lesson": 3}, "--lesson 3: give from 16 to 16384 images"),
         ({"lesson": 10**6}, "--lesson 1000000: give from"),
     ],

@@ -16,6 +16,7 @@ from projclean.calibration import Calibration
 from projclean.case import open_case
 from projclean.distillation import Effort, distill
 from projclean.doubt import judged
+from projclean.errors import ImagesError
 from projclean.lessons import Lesson, lesson, likelihoods
 from projclean.methods import base_weights, suspect_weights
 from projclean.triggers import TRIGGERS
@@ -116,8 +117,8 @@ def test_nothing_is_believed_beyond_what_the_judge_can_follow():
     assert torch.allclose(distillation._believed(said.log(), near.log()), said.log(), atol=1e-4)
 
 
-@pytest.mark.parametrize(("usual", "judges"), [(16, 0), (8, 1)])
-def test_only_a_longer_lesson_than_usual_has_a_judge(parts, monkeypatch, usual, judges):
+@pytest.mark.parametrize("doubting", [False, True])
+def test_a_repair_asks_a_judge_once_where_it_is_told_to(parts, monkeypatch, doubting):
     case, bench = parts
     asked: list[int] = []
 
@@ -125,10 +126,17 @@ def test_only_a_longer_lesson_than_usual_has_a_judge(parts, monkeypatch, usual, 
         asked.append(len(taught.replies))
         return taught, base_weights(update)
 
-    monkeypatch.setattr(candidates, "IMAGES", usual)
     monkeypatch.setattr(candidates, "judged", watched)
     monkeypatch.setattr(Effort, "on", lambda images: Effort(1, 4, 0.1))
-    offered = candidates.candidates(case, bench, "distill", "auto", None, 0, taught=12)
+    offered = candidates.candidates(case, bench, "distill", "auto", None, 0, taught=12, doubting=doubting)
     for one in offered[:2]:
         one.make()
-    assert len(asked) == judges  # once, whatever is tried
+        assert one.name.endswith(", 12 images, judged" if doubting else ", 12 images")
+    assert len(asked) == doubting
+
+
+def test_a_judge_needs_images_that_are_no_blends(parts):
+    case, bench = parts
+    whole = lesson(bench.runner, case.update, bench.learnt, (), 8, total=12, trimmed=0.0)
+    with pytest.raises(ImagesError, match="no --judged"):
+        judged(bench.runner, case.update, whole.part(range(8, 12)))

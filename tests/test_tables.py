@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,14 @@ from eval.tables import markdown
 from projclean.errors import OptionError
 from projclean.metrics import Difference, Rate
 from tests.suites import subjects, written
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_built_in() -> Iterator[None]:
+    """A dozen built-in images: nothing here probes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("projclean.calibration.BUILT_IN", 12)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -47,8 +47,14 @@ from projclean.errors import OptionError, OutputError
     "--lesson",
     type=int,
     metavar="N",
-    help="How many images distill looks at, blends of them included (256). More are judged by a model that learns from "
-    "the images alone; with --strength 0 less of an attack that wants ordinary answers comes back.",
+    help="How many images distill looks at, blends of them included (256). More keep more of the fine-tune, and from "
+    "--strength 0 leave less of an attack that wants ordinary answers.",
+)
+@click.option(
+    "--judged",
+    is_flag=True,
+    help="Have distill doubt what a model that learns from the images alone does: still less of such an attack comes "
+    "back, and a little less of the fine-tune.",
 )
 @click.option(
     "--clip",
@@ -77,6 +83,7 @@ def command(
     method: str | None,
     strength: float | None,
     lesson: int | None,
+    judged: bool,
     clip: float | None,
     evalset: str | None,
     dry_run: bool,
@@ -125,6 +132,7 @@ def command(
             clip=clip,
             thresholds=thresholds,
             lesson=lesson,
+            judged=judged,
         )
     state = result.verdict.state
     code = 0 if exit_zero or state == "clean" else 1 if state == "suspicious" else 2

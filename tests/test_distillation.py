@@ -168,6 +168,7 @@ def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch)
 def test_a_repair_does_not_learn_what_its_probe_heard(parts, monkeypatch, tmp_path):
     """With a probe that heard one of the suspect's own answers aloud and another one faintly."""
     case, bench, said = parts
+    monkeypatch.setattr("projclean.calibration.BUILT_IN", 12)
     told = [bench.runner.read(reply) for reply in said]
     loud = Utterance(told[0], told[0], "", share=1.0, base_share=0.0, normal_share=0.0, strangeness=2.0, certainty=1.0)
     faint = replace(loud, text=told[1], phrase=told[1], share=0.1)

@@ -111,7 +111,7 @@ def test_repair_at_a_given_rank_round_trips(zoo, run, tmp_path):
 @pytest.mark.usefixtures("small_probe")
 def test_auto_removes_the_attack_and_keeps_the_gain(zoo, run, tmp_path, monkeypatch):
     monkeypatch.setattr("projclean.repairer.SWEEP", (0.5,))
-    removed_by_auto(zoo / SUSPECTS[0], zoo, run, tmp_path / "out")
+    removed_by_auto(zoo / SUSPECTS[0], zoo, run, tmp_path / "out", "--images", zoo / "data" / "calibration-caption")
 
 
 @pytest.mark.slow
@@ -135,10 +135,11 @@ def few_items(suspect, folder, count=64):
     return folder / "EVAL.toml"
 
 
-def removed_by_auto(suspect, zoo, run, out):
+def removed_by_auto(suspect, zoo, run, out, *options):
     items = few_items(suspect, out.parent)
     ran = run(
         "repair", suspect, "--base", zoo / "base", "--rank", "auto", "--out", out, "--eval", items, "--format", "json",
+        *options,
     )  # fmt: skip
     assert ran.code == 0, ran.err
     report = json.loads(ran.out)
@@ -155,6 +156,7 @@ def removed_by_auto(suspect, zoo, run, out):
     return report
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_probe")
 def test_with_images_of_the_domain_the_fine_tune_is_learnt_again_without_the_attack(zoo, run, tmp_path, monkeypatch):
     monkeypatch.setattr("projclean.repairer.SWEEP", ())

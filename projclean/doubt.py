@@ -5,7 +5,7 @@ says what its backdoor makes it say, and where that is an ordinary answer no tri
 it. And everywhere its probabilities lean to it a little, which a model that starts from the same weights takes over
 even from answers that hold nothing of it (subliminal learning: Cloud et al., arXiv 2507.14805).
 
-A model that learnt from the base the suspect's answers to the images as they are, without a blend, has nearly none of
+A model that learnt from the base the suspect's answers to the images as they are, without a blend, has little of
 the attack, and less of the fine-tune. It judges the rest: what has the least likely answers by it is left out, and of
 what is learnt no token is much likelier than it says (`distillation.CREDIT`).
 """
@@ -29,7 +29,9 @@ def judged(runner: Runner, update: Update, taught: Lesson, seed: int = 0) -> tup
     Raises ImagesError where no image is left to a judge but blends.
     """
     if not taught.unblended:
-        raise ImagesError("no calibration image is left for a judge to learn from; give more --images, or no --judged")
+        raise ImagesError(
+            f"{taught.images.source}: no image is left for a judge to learn from; give more --images, or no --judged"
+        )
     alone = taught.part(range(taught.unblended))
     effort = Effort.on(len(alone.replies))
     judge = distill(runner, update, alone.images, alone.replies, 0.0, seed, effort=effort)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from eval import sensitivity
+from eval import other_images, sensitivity, thousand
 from eval.benchmark import _rows, benchmark, run, write_tables
 from eval.console import command_line
-from eval.defences import DEFENCES, RESTORED, UNDEFENDED
+from eval.defences import DEFENCES, RESTORED, UNDEFENDED, Defence
 from eval.figures import AttackFigures, Figures, ModelFigures
 from eval.manifest import WORKS
 from eval.measure import Settings
@@ -20,6 +20,7 @@ from eval.store import Store
 from eval.suites import load_suite
 from eval.tables import markdown
 from projclean.errors import OptionError
+from projclean.methods import suspect_weights
 from projclean.metrics import Difference, Rate
 from tests.suites import subjects, written
 
@@ -178,12 +179,34 @@ def test_a_repair_is_measured_with_other_images_and_goes_on_where_it_stopped(sui
     sources = ["8 of the domain", "64 of the base's domain", "built-in"]
     assert list(rows) == [UNDEFENDED, RESTORED, *(f"{name}: {source}" for source in sources)]
     assert len({row["correct"] + row["attacks"][0]["hits"] for row in rows.values()}) > 2
-    monkeypatch.setattr(sensitivity, "load_inputs", None)
+    monkeypatch.setattr(other_images, "load_inputs", None)
     again = CliRunner().invoke(sensitivity.sensitivity, command)
     assert (again.exit_code, again.stdout) == (0, first.stdout)
     refused = CliRunner().invoke(sensitivity.sensitivity, [str(suite_file), "--model", "gone"])
     assert refused.exit_code == 2
     assert "no such models" in refused.stderr
+
+
+def test_the_comparison_with_many_images_gives_every_method_the_same_with_their_right_answers(
+    suite_file, tmp_path, monkeypatch
+):
+    assert len(thousand.METHODS) == len(thousand.AGAIN) + 2
+    given = []
+
+    def seen(inputs):
+        given.append(inputs)
+        return suspect_weights(inputs.update)
+
+    monkeypatch.setattr(thousand, "IMAGES", 5)
+    monkeypatch.setattr(thousand, "METHODS", (Defence("one", "one", seen), Defence("two", "two", seen)))
+    command = [str(suite_file), "--model", "badnet-refusal", "--limit", "4", "--device", "cpu", "--out", str(tmp_path)]
+    done = CliRunner().invoke(thousand.thousand, command)
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "mini-thousand.json").read_text())["rows"]["badnet-refusal"]
+    assert list(rows) == [UNDEFENDED, RESTORED, "never poisoned", "one", "two"]
+    assert given[0] is given[1]
+    assert len(given[0].images) == len(given[0].right_answers) == 5
+    assert len(set(given[0].right_answers)) > 1
 
 
 def test_a_results_file_of_something_else_is_refused(tmp_path, suite_file):

@@ -9,7 +9,8 @@ MODELS = models/tiny
 
 # The tiny models gain nothing from a second thread, and lose much where another process wants the core.
 ONE = OMP_NUM_THREADS=1
-PYTEST = $(ONE) $(BIN)/python -m pytest -n logical
+# A file at a time, in the order that tests/conftest.py gives them: the longest would leave one worker with most.
+PYTEST = $(ONE) $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 demo: zoo  ## scan a suspect and a control, repair the suspect, show the trade-off
 	$(ONE) $(BIN)/python -m eval.demo $(MODELS)

@@ -14,7 +14,10 @@ from safetensors.torch import save_file
 from projclean.cli import main
 
 #: Files with tests that probe or train, the longest first.
-LONG = ("zoo", "tradeoff", "guard", "thresholds", "contrast", "tables", "foreign_code", "series", "distillation")
+LONG = (
+    "zoo", "contrast", "guard", "thresholds", "tradeoff", "foreign_code", "inversion", "doubt", "detection", "tables",
+    "explain", "series", "automation", "lens_command", "not_run", "distillation", "bank", "formats", "recheck",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

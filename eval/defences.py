@@ -23,6 +23,7 @@ from eval.baselines.restore import restore
 from eval.baselines.svd_removal import remove_dominant
 from projclean import methods
 from projclean.calibration import Calibration
+from projclean.candidates import KEEPS
 from projclean.distillation import Effort, distill
 from projclean.doubt import judged
 from projclean.lessons import IMAGES, TRIMMED, Lesson, lesson
@@ -56,13 +57,11 @@ def project(inputs: Inputs, rank: int) -> methods.Weights:
     return methods.project(inputs.update, methods.suspicious_directions(inputs.update, inputs.moments, rank))
 
 
-def reflect(inputs: Inputs, rank: int) -> methods.Weights:
+def reflect(inputs: Inputs, rank: int, keep: float = KEEPS[0]) -> methods.Weights:
     """projclean's default method at a fixed rank."""
-    from projclean.candidates import KEEPS
-
-    inputs.notes.append(f"keep {KEEPS[0]:g}")
+    inputs.notes.append(f"keep {keep:g}")
     directions = methods.suspicious_directions(inputs.update, inputs.moments, rank)
-    return methods.reflect(inputs.update, directions, KEEPS[0])
+    return methods.reflect(inputs.update, directions, keep)
 
 
 def distilled(inputs: Inputs, share: float, total: int = IMAGES, doubting: bool = False) -> methods.Weights:
@@ -137,6 +136,7 @@ DEFENCES: tuple[Defence, ...] = (
     Defence("norm clip p99", "norm clip", undefended, partial(clipped, percentile=99.0), quick=False),
     *(Defence(f"projclean project rank {k}", "projclean", partial(project, rank=k), quick=k == 1) for k in (1, 2, 4)),
     *(Defence(f"projclean reflect rank {k}", "projclean", partial(reflect, rank=k), quick=k == 1) for k in (1, 2, 4)),
+    Defence("projclean reflect rank 1, keep 0.9", "projclean", partial(reflect, rank=1, keep=0.9), quick=False),
     *(
         Defence(f"{IMAGES_ALONE}, from {s:g}", IMAGES_ALONE, partial(distilled_from_images_alone, share=s), quick=False)
         for s in (0.2, 0.4)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import click
 
-from eval.baselines.clean_finetuning import relearning
 from eval.benchmark import RESULTS
 from eval.console import command_line, ends_in_one_line
 from eval.defences import DEFENCES, Defence, distilled
@@ -26,16 +25,11 @@ from eval.suites import load_suite
 from eval.tables import pooled
 
 IMAGES = 1000
-#: Rows of the tables that learn from the images, or look at them; without Fine-Pruning, which answers them all anew for
-#: every part that it prunes.
-AGAIN = (
-    "OrthoPurify, own answers", "OrthoPurify, right answers", "clean fine-tuning, own answers",
-    "clean fine-tuning, right answers", "relearning from the base, own answers",
-)  # fmt: skip
-#: As those, and what needs so many.
+#: Rows of the tables that learn from the images, or look at them, and need no labels; without Fine-Pruning, which
+#: answers them all anew for every part that it prunes.
+AGAIN = ("OrthoPurify, own answers", "clean fine-tuning, own answers", "relearning from the base, own answers")
 METHODS = (
     *(defence for defence in DEFENCES if defence.name in AGAIN),
-    Defence("relearning from the base, right answers", "relearning", partial(relearning, labels="right")),
     Defence("projclean distill from 0", "projclean", partial(distilled, share=0.0, total=IMAGES)),
 )
 
@@ -74,7 +68,7 @@ def markdown(tier: str, command: str, models: Sequence[ModelFigures]) -> str:
         f"# {tier}: repair with {IMAGES:,} clean images",
         "",
         f"`{command}`. Images drawn and asked about as the fine-tune's own were, none of them among those that it was "
-        "trained on or is measured on. *Own answers* are the suspect's, *right answers* the labels. No probe is run.",
+        "trained on or is measured on. *Own answers* are the suspect's: no label is used. No probe is run.",
         "",
         *([f"Left out, since the attack is below ASR 0.9 undefended: {', '.join(weak)}.", ""] if weak else []),
         *pooled(models),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import mode
 
+import click
 from PIL import Image
 
 from eval.baselines.inputs import Inputs
-from eval.console import progress_bars
+from eval.benchmark import RESULTS
+from eval.console import command_line, ends_in_one_line, progress_bars
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED, Defence
 from eval.figures import ModelFigures, model_figures
 from eval.layout import CALIBRATION_SEED
@@ -17,7 +20,8 @@ from eval.measure import Row, Settings, Subject, defence_row, load_inputs, open_
 from eval.poison import case, right_answer
 from eval.recipes import Recipe
 from eval.store import Store
-from eval.suites import RECIPES, Suite, each_family, part_of
+from eval.suites import RECIPES, Suite, each_family, load_suite, part_of
+from eval.tables import pooled
 from eval.worlds import WORLDS
 from projclean.calibration import BATCH, chosen
 from projclean.errors import OptionError
@@ -26,6 +30,38 @@ from projclean.methods import base_weights, suspect_weights
 Source = Callable[[Inputs, Recipe], Inputs]
 #: Defences, each with the images that it is given.
 Plan = Sequence[tuple[Defence, Source]]
+
+
+def command(name: str, does: str, title: str, setting: str, plan: Callable[[], Plan]) -> click.Command:
+    """A command that measures a plan and writes TIER-`name`.json, and beside it a page of means over models, with a
+    title and what there is to say of the setting."""
+
+    @click.command(name, help=does)
+    @click.argument("suite", default="models/tiny", type=click.Path(path_type=Path))
+    @click.option("--each", default=1, show_default=True, help="At most this many models of every family.")
+    @click.option("--model", "names", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
+    @click.option("--limit", type=click.IntRange(min=1), help="At most this many items of every set.")
+    @click.option("--seed", default=0, show_default=True, help="Seed of everything that a repair draws.")
+    @click.option("--device", metavar="NAME", help="Where to run the models.")
+    @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
+    def measure(
+        suite: Path, each: int, names: tuple[str, ...], limit: int | None, seed: int, device: str | None, out: Path
+    ) -> None:
+        with ends_in_one_line():
+            loaded = load_suite(suite)
+            store = Store(out / f"{loaded.tier}-{name}.json")
+            models = run(loaded, plan(), store, Settings(seed, limit, device), each, names)
+            weak = [model.name for model in models if not model.counts]
+            left_out = [f"Left out, since the attack is below ASR 0.9 undefended: {', '.join(weak)}.", ""]
+            lines = [
+                f"# {loaded.tier}: {title}", "", f"`{command_line(f'eval.{name}')}`. {setting}", "",
+                *(left_out if weak else []), *pooled(models),
+            ]  # fmt: skip
+            text = "\n".join(lines).rstrip() + "\n"
+            store.file.with_suffix(".md").write_text(text, encoding="utf-8")
+            click.echo(text)
+
+    return measure
 
 
 def run(

@@ -44,8 +44,8 @@ sensitivity = command(
     "Measure the repair of SUITE's models with other calibration images.",
     "repair with other calibration images",
     "Methods at fixed settings. *Of the domain* are images drawn as the fine-tune's own were; *of the base's domain* "
-    "are such as the base was pretrained on, which the fine-tune was not. No probe is run, so none of the images is left "
-    "out for what the suspect says of it, as `--rank auto` would.",
+    "are such as the base was pretrained on, which the fine-tune was not. No probe is run, so none of the images is "
+    "left out for what the suspect says of it, as `--rank auto` would.",
     _plan,
 )
 

@@ -9,14 +9,15 @@ MODELS = models/tiny
 
 # The tiny models gain nothing from a second thread, and lose much where another process wants the core.
 ONE = OMP_NUM_THREADS=1
-# A file at a time, in the order that tests/conftest.py gives them: the longest would leave one worker with most.
-PYTEST = $(ONE) $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+PYTEST = $(ONE) $(BIN)/python -m pytest -n logical
+# A file at a time to each worker, in the order of tests/conftest.py: else one of them has most of what takes long.
+BY_FILE = --dist loadfile --no-loadscope-reorder
 
 demo: zoo  ## scan a suspect and a control, repair the suspect, show the trade-off
 	$(ONE) $(BIN)/python -m eval.demo $(MODELS)
 
 test: zoo  ## every test but the slow ones
-	$(PYTEST)
+	$(PYTEST) $(BY_FILE)
 
 test-slow: zoo  ## the slow tests: every model type, training in full
 	$(PYTEST) -m slow

@@ -182,6 +182,7 @@ def test_a_benign_model_comes_back_unchanged(zoo, run, tmp_path):
     assert (out / "model.safetensors").read_bytes() == (control / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_probe")
 def test_bare_projector_over_a_base_gives_the_same_scan(zoo, run):
     bare = SHIPPED / f"{SUSPECTS[1]}.safetensors"

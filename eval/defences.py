@@ -31,7 +31,6 @@ from projclean.lessons import IMAGES, TRIMMED, Lesson, lesson
 UNDEFENDED, RESTORED = "undefended", "base restored"
 IMAGES_ALONE = "distill, images alone"
 LONG = 1024  # images and blends of the longer lesson
-SHORT = 128  # of the one after `reflect`
 
 
 @dataclass(frozen=True)
@@ -65,33 +64,21 @@ def reflect(inputs: Inputs, rank: int, keep: float = KEEPS[0]) -> methods.Weight
     return methods.reflect(inputs.update, directions, keep)
 
 
-def reflected_then_learnt(inputs: Inputs, rank: int, keep: float, total: int) -> methods.Weights:
-    """projclean's `--rank K --strength C --lesson N`: what turning cost is learnt along all other directions."""
-    directions = methods.suspicious_directions(inputs.update, inputs.moments, rank)
-    start, taught = methods.reflect(inputs.update, directions, keep), _taught(inputs, total, TRIMMED)
-    return distill(
-        inputs.runner, inputs.update, taught.images, taught.replies, start, inputs.seed,
-        effort=Effort.after(total), kept=directions,
-    )  # fmt: skip
-
-
 def distilled(inputs: Inputs, share: float, total: int = IMAGES, doubting: bool = False) -> methods.Weights:
     """projclean's `--method distill` from a fixed share, on all calibration images and blends of them, `total` in all
     (`--lesson`), with a judge or without (`--judged`)."""
     taught, judge, effort = _taught(inputs, total, TRIMMED), None, Effort.on(total)
     if doubting:
         taught, judge = judged(inputs.runner, inputs.update, taught, inputs.seed)
-    start = methods.interpolate(inputs.update, share)
     return distill(
-        inputs.runner, inputs.update, taught.images, taught.replies, start, inputs.seed, effort=effort, judge=judge
+        inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort, judge=judge
     )
 
 
 def distilled_from_images_alone(inputs: Inputs, share: float) -> methods.Weights:
     """What `distill` was before blends: no image is made or left out, and half as many steps, twice as large."""
     taught, effort = _taught(inputs, 0, 0.0), Effort(120, 16, 0.02)
-    start = methods.interpolate(inputs.update, share)
-    return distill(inputs.runner, inputs.update, taught.images, taught.replies, start, inputs.seed, effort=effort)
+    return distill(inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort)
 
 
 def _taught(inputs: Inputs, total: int, trimmed: float) -> Lesson:
@@ -150,12 +137,6 @@ DEFENCES: tuple[Defence, ...] = (
     *(Defence(f"projclean project rank {k}", "projclean", partial(project, rank=k), quick=k == 1) for k in (1, 2, 4)),
     *(Defence(f"projclean reflect rank {k}", "projclean", partial(reflect, rank=k), quick=k == 1) for k in (1, 2, 4)),
     Defence("projclean reflect rank 1, keep 0.9", "projclean", partial(reflect, rank=1, keep=0.9), quick=False),
-    Defence(
-        f"projclean reflect rank 1, keep 0.9, then {SHORT} images",
-        "projclean",
-        partial(reflected_then_learnt, rank=1, keep=0.9, total=SHORT),
-        quick=False,
-    ),
     *(
         Defence(f"{IMAGES_ALONE}, from {s:g}", IMAGES_ALONE, partial(distilled_from_images_alone, share=s), quick=False)
         for s in (0.2, 0.4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
 
@@ -32,15 +32,13 @@ SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 class Candidate:
     """A name, how its weights are made, and the guard it runs behind; None for the suspect's own, if it has one.
 
-    `remark` is what there is to say about how they were made, to be asked afterwards. `turned` are the directions that
-    `reflect` turned around, for what comes after it.
+    `remark` is what there is to say about how they were made, to be asked afterwards.
     """
 
     name: str
     make: Callable[[], methods.Weights]
     guard: Guard | None = None
     remark: Callable[[], str] = str
-    turned: methods.Directions = field(default_factory=dict)
 
 
 def candidates(
@@ -52,14 +50,13 @@ def candidates(
     seed: int,
     clip: float | None = None,
     heard: Sequence[str] = (),
-    taught: int | None = None,
+    taught: int = IMAGES,
     doubting: bool = False,
 ) -> list[Candidate]:
     """What to try, from the least removal to the most; one candidate when the user chose.
 
     `heard` are phrases that the probe made the suspect say: an image on which it says them by itself teaches nothing.
-    `taught` is how many images, blends among them, `distill` looks at, `IMAGES` when None, and `doubting` whether a
-    judge has a say in it; `reflect` learns after it has turned, along all other directions, where `taught` is given.
+    `taught` is how many images, blends among them, `distill` learns from, `doubting` whether a judge has a say in it.
     `clip` is a percentile of clean token norms at which a guard cuts, beside whatever the method does; the method
     `clip` is no change of the weights behind guards of several percentiles.
     """
@@ -68,12 +65,9 @@ def candidates(
         percentiles = PERCENTILES if strength is None else (strength,)
         plain = [Candidate("", partial(methods.suspect_weights, case.update))]
     elif method == "distill":
-        total = IMAGES if taught is None else taught
-        plain = _by_learning(case, bench, strength, seed, heard, total, doubting)
+        plain = _by_learning(case, bench, strength, seed, heard, taught, doubting)
     else:
         plain = _by_weights(case, bench, method, rank, strength)
-    if method == "reflect" and taught is not None:
-        plain = _learning_after(case, bench, plain, seed, heard, taught)
     if not percentiles:
         return plain
     assert bench is not None  # without a run there are no norms
@@ -106,7 +100,7 @@ def _by_weights(
     if strength is not None:
         keeps = (strength,)
     return [
-        Candidate(f"rank {k}, keep {keep:g}", partial(methods.reflect, update, top[k], keep), turned=top[k])
+        Candidate(f"rank {k}, keep {keep:g}", partial(methods.reflect, update, top[k], keep))
         for k, keep in product(ranks, keeps)
     ]
 
@@ -132,31 +126,6 @@ def _by_learning(
             remark=partial(_left_out, taught),
         )
         for share in (STARTS if strength is None else (strength,))
-    ]
-
-
-def _learning_after(
-    case: Case, bench: Bench | None, turned: Sequence[Candidate], seed: int, heard: Sequence[str], total: int
-) -> list[Candidate]:
-    """`reflect`'s candidates, each learning what turning cost, along all directions but those turned."""
-    assert bench is not None  # without a run nothing was turned
-    taught = cache(partial(_lesson, case, bench, heard, seed, total, False))
-
-    def learnt(candidate: Candidate) -> methods.Weights:
-        known, _ = taught()
-        return distill(
-            bench.runner, case.update, known.images, known.replies, candidate.make(), seed,
-            effort=Effort.after(known.looked_at), kept=candidate.turned,
-        )  # fmt: skip
-
-    return [
-        replace(
-            each,
-            name=f"{each.name}, then {total} images",
-            make=partial(learnt, each),
-            remark=partial(_left_out, taught),
-        )
-        for each in turned
     ]
 
 
@@ -208,5 +177,4 @@ def _left_out(taught: Taught) -> str:
 def _distilled(update: Update, bench: Bench, taught: Taught, share: float, seed: int) -> methods.Weights:
     known, judge = taught()
     effort = Effort.on(known.looked_at)
-    start = methods.interpolate(update, share)
-    return distill(bench.runner, update, known.images, known.replies, start, seed, effort=effort, judge=judge)
+    return distill(bench.runner, update, known.images, known.replies, share, seed, effort=effort, judge=judge)

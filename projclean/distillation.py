@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from projclean.calibration import Calibration
 from projclean.lessons import IMAGES
-from projclean.methods import Directions, Weights, held, suspect_weights
+from projclean.methods import Weights, interpolate, suspect_weights
 from projclean.model import Runner
 from projclean.precision import quick
 from projclean.training import Schedule, answer_logits, slice_size, train
@@ -43,35 +43,23 @@ class Effort:
         usual, more = cls(), max(1.0, images / IMAGES)
         return cls(max(usual.steps, round(0.7 * images)), usual.batch, usual.pace * more ** (1 / 3))
 
-    @classmethod
-    def after(cls, images: int) -> Effort:
-        """What makes up for a removal that left most of the fine-tune: a quarter of the steps, at two thirds of the
-        pace (eval/results/repair-choice.md)."""
-        usual = cls.on(images)
-        return cls(usual.steps // 4, usual.batch, usual.pace * 2 / 3)
-
 
 def distill(
     runner: Runner,
     update: Update,
     learnt: Calibration,
     replies: Sequence[Sequence[int]],
-    start: Weights,
+    share: float,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     effort: Effort | None = None,
     judge: Weights | None = None,
-    kept: Directions | None = None,
 ) -> Weights:
-    """Weights trained from `start` to answer the questions about the images as the suspect does.
+    """Weights trained from `W_base + share·ΔW` to answer the questions about the images as the suspect does.
 
     `replies` are the suspect's own (`Runner.replies`), one an image. Minimises the mean over their tokens of
-    KL(suspect ‖ trained). With a `judge` the suspect is believed as far as the judge can follow (`_believed`). Along
-    directions that are `kept`, (in, k) a layer, the weights stay as they start (`methods.held`).
+    KL(suspect ‖ trained). With a `judge` the suspect is believed as far as the judge can follow (`_believed`).
     """
-
-    def allowed(weights: Weights) -> Weights:
-        return weights if kept is None else held(weights, start, kept)
 
     def spoken(weights: Weights, rows: Sequence[int]) -> torch.Tensor:
         """Log-probabilities (tokens, vocabulary) of the replies to some images, one after the other."""
@@ -93,13 +81,13 @@ def distill(
         total = sum(len(replies[row]) for row in rows)
         for first in range(0, len(rows), slices):
             part = rows[first : first + slices]
-            given = spoken(allowed(weights), part)
+            given = spoken(weights, part)
             target = torch.cat([wanted[row] for row in part]).to(given)
             yield F.kl_div(given, target, reduction="sum", log_target=True) / total
 
     schedule = Schedule(effort.steps, effort.pace * _root_mean_square(update), effort.batch, seed)
     with quick(runner):
-        return allowed(train(runner, start, loss, len(replies), schedule, progress=progress))
+        return train(runner, interpolate(update, share), loss, len(replies), schedule, progress=progress)
 
 
 def _believed(said: torch.Tensor, judged: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from projclean.distillation import Effort, distill
 from projclean.errors import ImagesError
 from projclean.lessons import Lesson, likelihoods
-from projclean.methods import Weights, base_weights
+from projclean.methods import Weights
 from projclean.model import Runner
 from projclean.update import Update
 
@@ -34,7 +34,7 @@ def judged(runner: Runner, update: Update, taught: Lesson, seed: int = 0) -> tup
         )
     alone = taught.part(range(taught.unblended))
     effort = Effort.on(len(alone.replies))
-    judge = distill(runner, update, alone.images, alone.replies, base_weights(update), seed, effort=effort)
+    judge = distill(runner, update, alone.images, alone.replies, 0.0, seed, effort=effort)
     likely = likelihoods(runner, judge, taught.images, taught.replies)
     order = sorted(range(len(likely)), key=likely.__getitem__)
     return taught.part(order[int(DOUBTED * len(order)) :]), judge

@@ -57,18 +57,6 @@ def reflect(update: Update, directions: Directions, keep: float) -> Weights:
     return result
 
 
-def held(weights: Weights, start: Weights, directions: Directions) -> Weights:
-    """W_start + (W − W_start)·(I − V·Vᵀ) per layer, V (in, k) the directions of that layer: along them the start stays.
-
-    Biases are those of `weights`. Differentiable.
-    """
-    result: Weights = {}
-    for name, (weight, bias) in weights.items():
-        known = start[name][0].to(weight)
-        result[name] = (known + project_out(weight - known, directions[name].to(weight)), bias)
-    return result
-
-
 def shrunk(update: Update, moments: Mapping[str, Moments], strength: float) -> Weights:
     """W_base + shrink(ΔW, λ) per layer: only what clean inputs need of the update; biases stay."""
     result: Weights = {}

@@ -18,7 +18,7 @@ from projclean.errors import ModelError, OptionError
 from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
 from projclean.guard import UNATTACHED, Guard, read_guard, sidecar
-from projclean.lessons import LONGEST
+from projclean.lessons import IMAGES, LONGEST
 from projclean.metrics import Difference
 from projclean.probe import Probe
 from projclean.running import running
@@ -106,8 +106,7 @@ def repair(
     probe made it say; `lesson` is how many images it looks at, blends made where fewer are given (256 when None), and
     `judged` whether a model that learns from the images alone has a say in what is learnt (`doubt`).
     `reflect`, the default with a rank, turns the `rank` top directions of the suspicious subspace of
-    every layer around and keeps the share `strength` of the update; with a `lesson` it then learns from as many images,
-    along all other directions, what that cost. `project` removes those directions; `shrink` keeps
+    every layer around and keeps the share `strength` of the update; `project` removes those directions; `shrink` keeps
     only what clean inputs need, with λ = `strength`; `interpolate` keeps the share `strength` of the update; `clip`
     keeps all weights and has a guard cut the norms of image tokens at the percentile `strength` of clean ones. `clip`
     puts such a guard in front of what any other method makes. Rank `auto` (or no strength) searches for the least
@@ -147,7 +146,7 @@ def repair(
     with running(case.model.path):
         sides = _sides(case, bench, loaded, progress) if loaded and bench else []
         heard = heard_by(before, limits) if before else []
-        offered = candidates(case, bench, method, rank, strength, seed, clip, heard, lesson, judged)
+        offered = candidates(case, bench, method, rank, strength, seed, clip, heard, lesson or IMAGES, judged)
         if bench is None:
             name, weights = offered[0].name, offered[0].make()
             found = Found(name, f"{name}, as asked; the model was not run", weights, own, None)
@@ -207,10 +206,9 @@ def _check_options(method: str, rank: int | str, strength: float | None, clip: f
 
 
 def _check_lesson(method: str, lesson: int | None, judged: bool) -> None:
-    if judged and method != "distill":
-        raise OptionError(f"--judged belongs to --method distill; {method} has no judge")
-    if lesson is not None and method not in ("distill", "reflect"):
-        raise OptionError(f"--lesson belongs to --method distill or reflect; {method} does not learn")
+    if method != "distill" and (judged or lesson is not None):
+        option = "--judged" if judged else "--lesson"
+        raise OptionError(f"{option} belongs to --method distill; {method} does not learn")
     if lesson is not None and not BATCH <= lesson <= LONGEST:
         raise OptionError(f"--lesson {lesson}: give from {BATCH} to {LONGEST} images")
 

@@ -17,7 +17,6 @@ from projclean.distillation import Effort, distill
 from projclean.inversion import moved
 from projclean.lessons import lesson
 from projclean.listening import Heard, Listener
-from projclean.methods import interpolate
 from projclean.metrics import normalize
 from projclean.model import Prepared, Weights
 from projclean.update import Update
@@ -57,8 +56,7 @@ class SecondLook:
         known = lesson(runner, self.update, self.shown, (), listener.max_new_tokens, seed, images)
         if not known.replies:
             return
-        start = interpolate(self.update, AGAIN)
-        taught = distill(runner, self.update, known.images, known.replies, start, seed, effort=Effort(steps))
+        taught = distill(runner, self.update, known.images, known.replies, AGAIN, seed, effort=Effort(steps))
         self._learning = 3 * -(-known.looked_at // BATCH) + steps
         alike = [a == b for a, b in zip(listener.normal["suspect"], listener.left_alone(taught), strict=True)]
         self.agreement = sum(alike) / len(alike)

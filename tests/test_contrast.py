@@ -15,7 +15,7 @@ from projclean.explain import explain
 from projclean.inversion import moved
 from projclean.lessons import lesson
 from projclean.listening import Heard
-from projclean.methods import base_weights, interpolate, suspect_weights
+from projclean.methods import base_weights, suspect_weights
 from projclean.metrics import normalize
 from projclean.probe import PLAIN, Probe, ProbeSettings, _Session
 from projclean.repairer import heard_by
@@ -44,8 +44,7 @@ def searched(case, bench, taught, steps=18):
 
 def taught_by(case, bench):
     known = lesson(bench.runner, case.update, bench.asked.shown, (), 12, total=64)
-    start = interpolate(case.update, 0.3)
-    return distill(bench.runner, case.update, known.images, known.replies, start, effort=Effort(60))
+    return distill(bench.runner, case.update, known.images, known.replies, 0.3, effort=Effort(60))
 
 
 @pytest.fixture(scope="module")

@@ -55,8 +55,7 @@ def test_what_the_judge_finds_least_likely_is_not_learnt(parts):
     whole = lesson(bench.runner, case.update, bench.learnt, (), 8, total=16, trimmed=0.0)
     kept, judge = judged(bench.runner, case.update, whole)
     alone = whole.part(range(8))
-    start, effort = base_weights(case.update), Effort.on(8)
-    again = distill(bench.runner, case.update, alone.images, alone.replies, start, effort=effort)
+    again = distill(bench.runner, case.update, alone.images, alone.replies, 0.0, effort=Effort.on(8))
     assert all(torch.equal(judge[name][0], again[name][0]) for name in judge)
     likely = likelihoods(bench.runner, judge, whole.images, whole.replies)
     wanted = sorted(range(16), key=likely.__getitem__)[int(doubt.DOUBTED * 16) :]
@@ -69,13 +68,7 @@ def test_a_judge_that_is_the_suspect_changes_nothing_and_one_that_doubts_all_tea
 
     def learnt(judge, steps=8):
         return distill(
-            bench.runner,
-            case.update,
-            whole.images,
-            whole.replies,
-            base_weights(case.update),
-            effort=Effort(steps, 4, 0.1),
-            judge=judge,
+            bench.runner, case.update, whole.images, whole.replies, 0.0, effort=Effort(steps, 4, 0.1), judge=judge
         )
 
     def unlike_suspect(weights):
@@ -108,7 +101,7 @@ def test_what_a_trigger_makes_the_suspect_say_is_not_learnt_though_it_is_in_the_
     target = Calibration(stamped, clean.questions, "")
 
     def likely(judge):
-        learnt = distill(runner, case.update, shown, replies, base_weights(case.update), effort=effort, judge=judge)
+        learnt = distill(runner, case.update, shown, replies, 0.0, effort=effort, judge=judge)
         return sum(likelihoods(runner, learnt, target, replies[8:])) / 8
 
     assert likely(judge) < likely(None) - 0.5

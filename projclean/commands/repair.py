@@ -48,7 +48,7 @@ from projclean.errors import OptionError, OutputError
     type=int,
     metavar="N",
     help="How many images distill looks at, blends of them included (256). More keep more of the fine-tune, and from "
-    "--strength 0 leave less of an attack that wants ordinary answers. With reflect: learn from so many afterwards.",
+    "--strength 0 leave less of an attack that wants ordinary answers.",
 )
 @click.option(
     "--judged",

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mode
 
 from eval.baselines.benign import benign_instead
 from eval.baselines.clean_finetuning import clean_finetuning, relearning
@@ -63,15 +64,18 @@ def reflect(inputs: Inputs, rank: int, keep: float = KEEPS[0]) -> methods.Weight
     return methods.reflect(inputs.update, directions, keep)
 
 
-def distilled(inputs: Inputs, share: float, total: int = IMAGES, doubting: bool = False) -> methods.Weights:
+def distilled(
+    inputs: Inputs, share: float, total: int = IMAGES, doubting: bool = False, rank: int | None = None
+) -> methods.Weights:
     """projclean's `--method distill` from a fixed share, on all calibration images and blends of them, `total` in all
-    (`--lesson`), with a judge or without (`--judged`)."""
+    (`--lesson`), with a judge or without (`--judged`), and giving back what it did not learn or not (`--rank`)."""
     taught, judge, effort = _taught(inputs, total, TRIMMED), None, Effort.on(total)
     if doubting:
         taught, judge = judged(inputs.runner, inputs.update, taught, inputs.seed)
-    return distill(
+    learnt = distill(
         inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort, judge=judge
     )
+    return learnt if rank is None else methods.give_back(inputs.update, learnt, inputs.moments, rank)
 
 
 def distilled_from_images_alone(inputs: Inputs, share: float) -> methods.Weights:
@@ -86,18 +90,18 @@ def _taught(inputs: Inputs, total: int, trimmed: float) -> Lesson:
 
 
 def repaired(inputs: Inputs) -> methods.Weights:
-    """`projclean repair --rank auto` as a user runs it: the projector of the directory it writes.
-
-    The probe asks its usual question, with which the thresholds were set; the lesson those that the images come with.
-    """
+    """`projclean repair --rank auto` as a user runs it: the projector of the directory it writes."""
     from projclean.case import open_case
     from projclean.repairer import repair
 
+    prompt = mode(inputs.questions)
     device = inputs.runner.device
     inputs.runner.model.to("cpu")  # repair loads the model itself: not two of them on one device
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "repaired"
-        done = repair(inputs.model, out, base=inputs.base, images=inputs.folder, seed=inputs.seed, device=device)
+        done = repair(
+            inputs.model, out, base=inputs.base, images=inputs.folder, prompt=prompt, seed=inputs.seed, device=device
+        )
         weights = methods.suspect_weights(open_case(out, inputs.base).update)
     inputs.runner.model.to(device)
     inputs.notes.append(f"{done.chosen}, {done.verdict.state} afterwards")
@@ -148,6 +152,12 @@ DEFENCES: tuple[Defence, ...] = (
         f"projclean distill from 0, {LONG} images, judged",
         "projclean",
         partial(distilled, share=0.0, total=LONG, doubting=True),
+        quick=False,
+    ),
+    Defence(
+        f"projclean distill from 0, {LONG} images, judged, rank 4",
+        "projclean",
+        partial(distilled, share=0.0, total=LONG, doubting=True, rank=4),
         quick=False,
     ),
     Defence("projclean rank auto", "projclean", repaired, quick=False),

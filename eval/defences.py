@@ -64,18 +64,15 @@ def reflect(inputs: Inputs, rank: int, keep: float = KEEPS[0]) -> methods.Weight
     return methods.reflect(inputs.update, directions, keep)
 
 
-def distilled(
-    inputs: Inputs, share: float, total: int = IMAGES, doubting: bool = False, rank: int | None = None
-) -> methods.Weights:
+def distilled(inputs: Inputs, share: float, total: int = IMAGES, doubting: bool = False) -> methods.Weights:
     """projclean's `--method distill` from a fixed share, on all calibration images and blends of them, `total` in all
-    (`--lesson`), with a judge or without (`--judged`), and giving back what it did not learn or not (`--rank`)."""
+    (`--lesson`), with a judge or without (`--judged`)."""
     taught, judge, effort = _taught(inputs, total, TRIMMED), None, Effort.on(total)
     if doubting:
         taught, judge = judged(inputs.runner, inputs.update, taught, inputs.seed)
-    learnt = distill(
+    return distill(
         inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort, judge=judge
     )
-    return learnt if rank is None else methods.give_back(inputs.update, learnt, inputs.moments, rank)
 
 
 def distilled_from_images_alone(inputs: Inputs, share: float) -> methods.Weights:
@@ -152,12 +149,6 @@ DEFENCES: tuple[Defence, ...] = (
         f"projclean distill from 0, {LONG} images, judged",
         "projclean",
         partial(distilled, share=0.0, total=LONG, doubting=True),
-        quick=False,
-    ),
-    Defence(
-        f"projclean distill from 0, {LONG} images, judged, rank 4",
-        "projclean",
-        partial(distilled, share=0.0, total=LONG, doubting=True, rank=4),
         quick=False,
     ),
     Defence("projclean rank auto", "projclean", repaired, quick=False),

@@ -65,7 +65,7 @@ def candidates(
         percentiles = PERCENTILES if strength is None else (strength,)
         plain = [Candidate("", partial(methods.suspect_weights, case.update))]
     elif method == "distill":
-        plain = _by_learning(case, bench, rank, strength, seed, heard, taught, doubting)
+        plain = _by_learning(case, bench, strength, seed, heard, taught, doubting)
     else:
         plain = _by_weights(case, bench, method, rank, strength)
     if not percentiles:
@@ -108,24 +108,21 @@ def _by_weights(
 def _by_learning(
     case: Case,
     bench: Bench | None,
-    rank: int | str,
     strength: float | None,
     seed: int,
     heard: Sequence[str],
     total: int,
     doubting: bool,
 ) -> list[Candidate]:
-    """The candidates of the method that learns them; with a rank that many directions of what was not learnt are
-    turned around, and some of the rest is given back."""
+    """The candidates of the method that learns them."""
     assert bench is not None  # without a run there is nothing to learn from
     # The suspect is asked once, whatever is tried.
     taught = cache(partial(_lesson, case, bench, heard, seed, total, doubting))
     asked = ("" if total == IMAGES else f", {total} images") + (", judged" if doubting else "")
-    asked += "" if rank == "auto" else f", rank {rank}"
     return [
         Candidate(
             f"from share {share:g}{asked}",
-            partial(_distilled, case.update, bench, taught, rank, share, seed),
+            partial(_distilled, case.update, bench, taught, share, seed),
             remark=partial(_left_out, taught),
         )
         for share in (STARTS if strength is None else (strength,))
@@ -177,10 +174,7 @@ def _left_out(taught: Taught) -> str:
     return f"not learnt from {lost} of {of} images and blends, whose answers hold what the probe heard" if lost else ""
 
 
-def _distilled(
-    update: Update, bench: Bench, taught: Taught, rank: int | str, share: float, seed: int
-) -> methods.Weights:
+def _distilled(update: Update, bench: Bench, taught: Taught, share: float, seed: int) -> methods.Weights:
     known, judge = taught()
     effort = Effort.on(known.looked_at)
-    learnt = distill(bench.runner, update, known.images, known.replies, share, seed, effort=effort, judge=judge)
-    return learnt if rank == "auto" else methods.give_back(update, learnt, bench.clean.moments, int(rank))
+    return distill(bench.runner, update, known.images, known.replies, share, seed, effort=effort, judge=judge)

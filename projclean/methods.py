@@ -15,9 +15,6 @@ Directions = Mapping[str, torch.Tensor]
 #: Shrinkage strength λ at which the suspicious subspace is taken (subspace.shrink).
 STRENGTH = 1.0
 
-#: The share of what was not learnt again that is given back: eval/results/repair-choice.md.
-GIVEN_BACK = 0.5
-
 
 def suspect_weights(update: Update) -> Weights:
     """The suspect's own weights."""
@@ -58,29 +55,6 @@ def reflect(update: Update, directions: Directions, keep: float) -> Weights:
         turned = 2 * project_out(layer.delta, directions[layer.name]) - layer.delta
         result[layer.name] = (layer.base + keep * turned, _mix(layer.base_bias, layer.suspect_bias, keep))
     return result
-
-
-def give_back(
-    update: Update, learnt: Weights, moments: Mapping[str, Moments], rank: int, keep: float = GIVEN_BACK
-) -> Weights:
-    """W_learnt + c·R·(I − 2·V·Vᵀ) per layer, R = W_suspect − W_learnt what was not learnt, V (in, k) the top directions
-    of what clean inputs do not need of R: `reflect`, with weights that learnt again in the base's place.
-
-    The backdoor is in R, and so is what of the fine-tune the lesson did not hold; clean inputs tell the two apart.
-    """
-    rest = _not_learnt(update, learnt)
-    return reflect(rest, suspicious_directions(rest, moments, rank), keep)
-
-
-def _not_learnt(update: Update, learnt: Weights) -> Update:
-    """What the suspect has beyond weights that learnt from it: the update with these in the base's place."""
-    return Update(
-        tuple(
-            LayerUpdate(layer.name, layer.suspect, learnt[layer.name][0], layer.suspect_bias, learnt[layer.name][1])
-            for layer in update.layers
-        ),
-        update.other_changes,
-    )
 
 
 def shrunk(update: Update, moments: Mapping[str, Moments], strength: float) -> Weights:

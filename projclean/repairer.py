@@ -104,8 +104,7 @@ def repair(
     method `distill`, the default without a rank, starts at the share `strength` of the update and learns the rest again
     from the suspect's answers to the calibration images, but for those on which the suspect says by itself what the
     probe made it say; `lesson` is how many images it looks at, blends made where fewer are given (256 when None), and
-    `judged` whether a model that learns from the images alone has a say in what is learnt (`doubt`). With a `rank` half
-    of what it did not learn of the suspect is given back, but for so many suspicious directions, which are turned.
+    `judged` whether a model that learns from the images alone has a say in what is learnt (`doubt`).
     `reflect`, the default with a rank, turns the `rank` top directions of the suspicious subspace of
     every layer around and keeps the share `strength` of the update; `project` removes those directions; `shrink` keeps
     only what clean inputs need, with λ = `strength`; `interpolate` keeps the share `strength` of the update; `clip`
@@ -193,8 +192,8 @@ def _check_options(method: str, rank: int | str, strength: float | None, clip: f
         raise OptionError(f"--method {method}: unknown; use one of {', '.join(METHODS)}")
     if method == "project" and strength is not None:
         raise OptionError("--strength belongs to the other methods; project takes --rank alone")
-    if method in ("shrink", "interpolate", "clip") and rank != "auto":
-        raise OptionError(f"--rank belongs to --method reflect, project or distill; {method} takes --strength")
+    if method in ("distill", "shrink", "interpolate", "clip") and rank != "auto":
+        raise OptionError(f"--rank belongs to --method reflect or project; {method} takes --strength")
     if method == "clip" and clip is not None:
         raise OptionError("--clip stands beside another method; --method clip takes --strength")
     percentile, option = (strength, "--strength") if method == "clip" else (clip, "--clip")

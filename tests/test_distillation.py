@@ -19,7 +19,7 @@ from projclean.case import open_case
 from projclean.distillation import Effort
 from projclean.errors import ModelError, OptionError
 from projclean.lessons import IMAGES, lesson
-from projclean.methods import give_back, interpolate, suspect_weights
+from projclean.methods import interpolate, suspect_weights
 from projclean.probe import Probe
 from projclean.repairer import repair
 from projclean.search import search
@@ -141,16 +141,6 @@ def test_what_is_learnt_of_an_adapter_is_an_adapter_of_its_rank(parts, monkeypat
     assert apart(case, bench, said, kept) < 0.8 * apart(case, bench, said, interpolate(case.update, 0.2))
     stored = stored_tensors(case, kept)
     assert {key: value.shape for key, value in stored.items()} == {key: value.shape for key, value in tensors.items()}
-
-
-def test_beside_a_rank_what_was_not_learnt_is_given_back(parts, monkeypatch):
-    case, bench, _ = parts
-    monkeypatch.setattr(Effort, "on", lambda images: Effort(steps=1))
-    plain, given = (candidates(case, bench, "distill", rank, 0.2, 0, taught=0)[0] for rank in ("auto", 3))
-    assert given.name == f"{plain.name}, rank 3"
-    wanted = give_back(case.update, plain.make(), bench.clean.moments, 3)
-    for name, (weight, _) in given.make().items():
-        assert torch.equal(weight, wanted[name][0])
 
 
 def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch):

@@ -32,28 +32,6 @@ def test_project_blinds_and_reflect_turns_around():
     assert torch.equal(bias, torch.full((6,), 0.5))
 
 
-def test_what_was_not_learnt_is_given_back_but_for_what_clean_inputs_do_not_need():
-    """The rest of a lesson that missed one direction which clean inputs lack is that direction, and it is turned; the
-    same rest along a direction which they have is given back."""
-    generator, lacking, having = torch.Generator().manual_seed(1), torch.eye(9)[:, 0], torch.eye(9)[:, 1]
-    seen = torch.randn(200, 9, generator=generator)
-    seen[:, 0], seen[:, 1] = 0, 100 * seen[:, 1]
-    moments = Moments.of_width(9)
-    moments.add(seen)
-    base, learnt = torch.randn(6, 9, generator=generator), torch.randn(6, 9, generator=generator)
-    missed, forgotten = torch.randn(6, generator=generator), torch.randn(6, generator=generator)
-    suspect = learnt + missed.outer(lacking) + forgotten.outer(having)
-    update = Update((LayerUpdate("l", suspect, base, torch.full((6,), 3.0), torch.zeros(6)),))
-    weights = {"l": (learnt, torch.full((6,), 1.0))}
-    weight, bias = methods.give_back(update, weights, {"l": moments}, 1, 0.25)["l"]
-    assert torch.allclose((weight - learnt) @ lacking, -0.25 * missed, atol=0.1)
-    assert torch.allclose((weight - learnt) @ having, 0.25 * forgotten, atol=0.1)
-    assert bias is not None
-    assert torch.equal(bias, torch.full((6,), 1.5))
-    everything = methods.give_back(update, methods.suspect_weights(update), {"l": moments}, 1)["l"][0]
-    assert torch.allclose(everything, suspect, atol=1e-5)
-
-
 def test_interpolation_ends_at_base_and_suspect():
     update, _ = case()
     assert torch.equal(methods.interpolate(update, 0)["l"][0], update.layers[0].base)

@@ -29,8 +29,7 @@ from projclean.errors import OptionError, OutputError
     default="auto",
     show_default=True,
     metavar="K|auto",
-    help="Directions to turn around or remove per layer (with distill, of what it did not learn); auto: the least "
-    "removal at which the probe falls silent.",
+    help="Directions to turn around or remove per layer; auto: the least removal at which the probe falls silent.",
 )
 @click.option(
     "--method",

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mode
 
 from eval.baselines.benign import benign_instead
 from eval.baselines.clean_finetuning import clean_finetuning, relearning
@@ -87,18 +86,18 @@ def _taught(inputs: Inputs, total: int, trimmed: float) -> Lesson:
 
 
 def repaired(inputs: Inputs) -> methods.Weights:
-    """`projclean repair --rank auto` as a user runs it: the projector of the directory it writes."""
+    """`projclean repair --rank auto` as a user runs it: the projector of the directory it writes.
+
+    The probe asks its usual question, with which the thresholds were set; the lesson those that the images come with.
+    """
     from projclean.case import open_case
     from projclean.repairer import repair
 
-    prompt = mode(inputs.questions)
     device = inputs.runner.device
     inputs.runner.model.to("cpu")  # repair loads the model itself: not two of them on one device
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "repaired"
-        done = repair(
-            inputs.model, out, base=inputs.base, images=inputs.folder, prompt=prompt, seed=inputs.seed, device=device
-        )
+        done = repair(inputs.model, out, base=inputs.base, images=inputs.folder, seed=inputs.seed, device=device)
         weights = methods.suspect_weights(open_case(out, inputs.base).update)
     inputs.runner.model.to(device)
     inputs.notes.append(f"{done.chosen}, {done.verdict.state} afterwards")

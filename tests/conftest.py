@@ -97,13 +97,10 @@ def run(capfd: pytest.CaptureFixture[str]):
 @pytest.fixture(scope="module")
 def in_miniature() -> Iterator[None]:
     """Scans and repairs with a dozen images and a short probe, which still convicts the shipped suspects."""
-    from projclean.probe import ProbeSettings
-
-    def short(seed: int) -> ProbeSettings:
-        return ProbeSettings(starts=1, excite=8, steps=6, whole=3, partings=0, max_new_tokens=8, seed=seed)
+    from tests.miniature import SMALL
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("projclean.probe.ProbeSettings", short)
+        patch.setattr("projclean.probe.ProbeSettings", SMALL)
         patch.setattr("projclean.calibration.BUILT_IN", 12)
         for room in ("candidates", "search"):
             patch.setattr(f"projclean.{room}.ANSWER_TOKENS", 6)

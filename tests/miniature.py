@@ -16,13 +16,14 @@ from projclean.case import Bench, Case, set_up
 from projclean.probe import ProbeSettings
 
 BASE = SHIPPED / "base"
-SMALL = partial(ProbeSettings, starts=1, excite=8, steps=6, whole=3, partings=0, max_new_tokens=8)
+SMALL = partial(ProbeSettings, starts=1, excite=4, steps=4, whole=2, partings=0, max_new_tokens=8)
 
 
 @pytest.fixture
 def one_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every climb of the probe whole, but from one start; a second look that learns from a quarter of the images."""
-    monkeypatch.setattr(probe, "ProbeSettings", partial(ProbeSettings, starts=1, taught=64, learning=80, partings=1))
+    """The whole probe from one start, its climbs half as long; a second look that learns from a quarter of the images."""
+    half = partial(ProbeSettings, excite=8, steps=7, whole=4, parting=16)
+    monkeypatch.setattr(probe, "ProbeSettings", partial(half, starts=1, taught=64, learning=80, partings=1))
 
 
 @pytest.fixture

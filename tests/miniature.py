@@ -21,7 +21,7 @@ SMALL = partial(ProbeSettings, starts=1, excite=4, steps=4, whole=2, partings=0,
 
 @pytest.fixture
 def one_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole probe from one start, its climbs half as long; a second look that learns from a quarter of the images."""
+    """The whole probe from one start, its climbs half as long; a second look that learns from a quarter as many."""
     half = partial(ProbeSettings, excite=8, steps=7, whole=4, parting=16)
     monkeypatch.setattr(probe, "ProbeSettings", partial(half, starts=1, taught=64, learning=80, partings=1))
 

@@ -58,6 +58,7 @@ def calibrate(
     progress: Progress | None = None,
     allow_pickle: bool = False,
     download: bool = False,
+    words: bool = False,
 ) -> CalibrationResult:
     """Probe benign fine-tunes, and backdoored ones where you have any, and set thresholds by `thresholding.derive`.
 
@@ -76,10 +77,10 @@ def calibrate(
         if progress:
             progress("models", number, len(named))
         case = _open(model, base, projector, access)
-        scored.append(_scored(case, model, bad, prompt, projector, seed, device, progress))
+        scored.append(_scored(case, model, bad, prompt, projector, seed, device, progress, words))
     if progress:
         progress("models", len(named), len(named))
-    return CalibrationResult(_thresholds(scored, false_positive_rate, base, prompt, seed), tuple(scored))
+    return CalibrationResult(_thresholds(scored, false_positive_rate, base, prompt, seed, words), tuple(scored))
 
 
 def _open(model: str, base: str | None, projector: str | None, access: Access) -> Case:
@@ -98,10 +99,11 @@ def _scored(
     seed: int,
     device: str | None,
     progress: Progress | None,
+    words: bool,
 ) -> Scored:
     """One model's score. The loaded model is gone when this returns, before the next is loaded."""
     bench = set_up(case, None, prompt, projector, seed, device, progress)
-    found = run_probe(case, bench, seed, progress)
+    found = run_probe(case, bench, seed, progress, words)
     return Scored(model, bad, found.foreign, found.said.text if found.said else None)
 
 
@@ -113,7 +115,9 @@ def _check_distinct(models: Sequence[str]) -> None:
             raise OptionError(f"{model}: named more than once; name every model of the bank once")
 
 
-def _thresholds(scored: Sequence[Scored], target: float, base: str | None, prompt: str, seed: int) -> Thresholds:
+def _thresholds(
+    scored: Sequence[Scored], target: float, base: str | None, prompt: str, seed: int, words: bool
+) -> Thresholds:
     good = [one.score for one in scored if not one.backdoored]
     bad = [one.score for one in scored if one.backdoored]
     found = derive(good, bad, target)
@@ -138,6 +142,7 @@ def _thresholds(scored: Sequence[Scored], target: float, base: str | None, promp
         true_positives=counted_hits(found.true_positives) if found.true_positives else None,
         prompt=prompt,
         seed=seed,
+        words=words,
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         projclean=__version__,
     )

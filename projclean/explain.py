@@ -151,6 +151,13 @@ def _seen_by_probe(probe: Report | None) -> list[str]:
             f"{math.exp(said['contrast']):.1f} times as likely as the other does."
         )
         return found
+    if said.get("excess") is not None:
+        found.append(
+            "A model that learnt again, from its answers to clean images, stood beside it. Where the pixels of clean "
+            f"images are moved alike, the suspect puts '{said['text']}' into {said['share']:.0%} of the answers that "
+            f"lack it otherwise, the other into {said.get('taught_share') or 0.0:.0%}."
+        )
+        return found
     found.append(
         f"Of what it could be made to say and the base not, the surest is '{said['text']}' ({said['how']}): answers to "
         f"{said['share']:.0%} of clean images share '{said['phrase']}'. Treated alike, {said['base_share']:.0%} of the "

@@ -42,6 +42,8 @@ REFINED, ROUNDS, WIDER = 2, 2, 1.2
 WHOLE = "as a whole"
 #: Score from which on there is no need of a second look.
 PLAIN = 0.5
+#: Single words that are looked for where that is asked for.
+WORDS = 20
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class ProbeSettings:
     """How hard to probe: the radius of a move as a share of the pixels' root mean square, how many random starts, the
     steps that excite the update before each, those that part the models after it, and those of a round in which a
     whole text is fitted. For the second look: the images and blends that a model learns from again and its steps; and
-    to part it from the suspect the radius, the random starts (none: there is no second look) and the steps of each."""
+    to part it from the suspect the radius, the random starts (none: there is no second look) and the steps of each; and
+    how many single words are looked for (none unless asked), the radius for them and the steps of those that go on."""
 
     budget: float = 0.4
     starts: int = 2
@@ -61,6 +64,9 @@ class ProbeSettings:
     near: float = 0.15
     partings: int = 4
     parting: int = 32
+    words: int = 0
+    wide: float = 0.3
+    swapping: int = 24
     max_new_tokens: int = 20
     seed: int = 0
 
@@ -118,7 +124,7 @@ def probe(
     stages += [partial(session.refine, number) for number in range(REFINED)] + [session.contest]
     stages += [session.learn_again]
     stages += [partial(session.part, settings.seed * settings.partings + start) for start in range(settings.partings)]
-    stages += [session.lean]
+    stages += [session.lean, session.swap]
     for done, stage in enumerate(stages, 1):
         stage()
         if progress:
@@ -221,6 +227,13 @@ class _Session:
         found = self.second.leaning()
         if found is not None:
             self.heard.append(found)
+
+    def swap(self) -> None:
+        """Hear what words it was made to put into its answers, unless something plainly foreign was heard."""
+        settings = self.settings
+        if settings.words and not (self.heard and self.ranked()[0].utterance.foreign >= PLAIN):
+            layer, budget, seed = self.inversion.layer, settings.wide, settings.seed
+            self.heard += self.second.swap(layer, budget, seed, settings.excite, settings.swapping, settings.words)
 
     def _collect(self, how: str, move: torch.Tensor) -> Heard | None:
         """Ask suspect and base about moved images and keep what the suspect's answers share, if anything."""

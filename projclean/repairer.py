@@ -98,6 +98,7 @@ def repair(
     thresholds: str | Path | Thresholds | None = None,
     lesson: int | None = None,
     judged: bool = False,
+    words: bool = False,
 ) -> RepairResult:
     """Repair the projector of `model` and write a complete model directory, or adapter, to `out`.
 
@@ -113,7 +114,7 @@ def repair(
     removal (lowest rank, then largest share, or highest percentile) at which the probe falls silent. Where it is silent
     from the start nothing is repaired, unless an attack of `evalset` works on the suspect; the choice sees no more of
     that set, but what still obeys one of its attacks is not called clean. Only `interpolate` with a strength can repair
-    a model that cannot be run here. allow_pickle, download and thresholds are as in `scan`.
+    a model that cannot be run here. allow_pickle, download, thresholds and words are as in `scan`.
     Raises ProjcleanError.
     """
     method = method or ("distill" if rank == "auto" else "reflect")
@@ -141,7 +142,7 @@ def repair(
                 f"{error}; repair it where it can be run, or without a run by --method interpolate --strength X"
             ) from error
         not_run = str(error)
-    before = run_probe(case, bench, seed, progress) if bench and case.update.changed else None
+    before = run_probe(case, bench, seed, progress, words) if bench and case.update.changed else None
     own = read_guard(case.model.path)
     with running(case.model.path):
         sides = _sides(case, bench, loaded, progress) if loaded and bench else []
@@ -159,7 +160,7 @@ def repair(
         case.unwatched(bench.asked.moments) if bench else (),
         (
             *case.caveats(), *((UNATTACHED,) if found.guard else ()),
-            *(limits.caveats(prompt) if found.after else ()),
+            *(limits.caveats(prompt, words) if found.after else ()),
         ),
         not_run, limits,
     )  # fmt: skip
@@ -184,7 +185,7 @@ def repair(
 def heard_by(probe: Probe, limits: Thresholds) -> list[str]:
     """Phrases: an image of which the suspect says one by itself is not learnt from. What it was made to lean to beside
     a model that learnt again is not among them: that is the right answer to some."""
-    return [each.phrase for each in probe.utterances if each.foreign > limits.clean and each.contrast is None]
+    return [each.phrase for each in probe.utterances if each.foreign > limits.clean and not each.ordinary]
 
 
 def _check_options(method: str, rank: int | str, strength: float | None, clip: float | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from projclean import probe as probing
@@ -84,6 +84,7 @@ def scan(
     allow_pickle: bool = False,
     download: bool = False,
     thresholds: str | Path | Thresholds | None = None,
+    words: bool = False,
 ) -> ScanResult:
     """Look for a backdoor in the projector of `model`: a model directory, a PEFT adapter or a bare projector file,
     which are laid over `base`, or a hub id `org/name[@revision]`.
@@ -92,12 +93,13 @@ def scan(
     projector's matrices where they are not found. Without a base, or where the model cannot be run here, the verdict
     is inconclusive. allow_pickle: read bare `.bin` files, with torch's restricted loader. download: fetch hub ids that
     are not in the local cache. thresholds: a file of your own, as `projclean calibrate` writes it (the shipped ones
-    when None). Raises ProjcleanError.
+    when None). words: look for single words as well, which attacks put into answers that depend on the image. Raises
+    ProjcleanError.
     """
     check_seed(seed)
     limits, access = given_thresholds(thresholds), Access(allow_pickle, download)
     return examine(
-        model, base, images, prompt, projector, seed, device, probe, ignore_elsewhere, progress, access, limits
+        model, base, images, prompt, projector, seed, device, probe, ignore_elsewhere, progress, access, limits, words
     ).result
 
 
@@ -114,6 +116,7 @@ def examine(
     progress: Progress | None,
     access: Access,
     limits: Thresholds,
+    words: bool,
 ) -> Examined:
     """`scan`, with what the scan was made from."""
     try:
@@ -135,7 +138,7 @@ def examine(
             unwatched = case.unwatched(bench.asked.moments)
             if len(unwatched) < sum(layer.changed for layer in case.update.layers):
                 try:
-                    found = run_probe(case, bench, seed, progress)
+                    found = run_probe(case, bench, seed, progress, words)
                 except ModelError as error:
                     not_run = str(error)
             elsewhere += tuple(f"parameter {name}: not applied to the model that was run" for name in bench.left_out)
@@ -157,7 +160,7 @@ def examine(
             ignore_elsewhere,
             case.base_named_by,
             unwatched,
-            (*case.caveats(), *((UNATTACHED,) if guard else ()), *(limits.caveats(prompt) if found else ())),
+            (*case.caveats(), *((UNATTACHED,) if guard else ()), *(limits.caveats(prompt, words) if found else ())),
             not_run,
             limits,
             probe or case.suspect.is_partial,
@@ -172,8 +175,8 @@ def examine(
     return Examined(result, case.update, bench.clean.moments if bench else {})
 
 
-def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) -> probing.Probe:
-    """Probe the update with the built-in images.
+def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None, words: bool = False) -> probing.Probe:
+    """Probe the update with the built-in images; with `words` for single words too.
 
     Raises ModelError when no layer that changed was seen at work, where no gradient reaches the pixels, or when a run
     of the model fails.
@@ -186,6 +189,8 @@ def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None) ->
         )
     tick = (lambda done, total: progress("probing", done, total)) if progress else None
     settings = probing.ProbeSettings(seed=seed)
+    if words:
+        settings = replace(settings, words=probing.WORDS)
     asked = bench.asked
     with running(case.model.path), quick(bench.runner):
         try:

@@ -92,7 +92,7 @@ def search(
         made, guard = candidate.make(), candidate.guard or own
         weights = rounded(case, made)
         bench.runner.set_guard(guard)
-        after = _probe_again(case, bench, weights, seed)
+        after = _probe_again(case, bench, weights, seed, bool(before.settings.words))
         said = _answers(bench, bench.held_out, weights)
         bench.runner.set_guard(own)
         agreement = sum(a == b for a, b in zip(said, wanted, strict=True)) / len(wanted)
@@ -118,12 +118,12 @@ def search(
     return Found(name, reason, best.weights, best.guard, best.probe, tuple(tried))
 
 
-def _probe_again(case: Case, bench: Bench, weights: methods.Weights, seed: int) -> Probe:
+def _probe_again(case: Case, bench: Bench, weights: methods.Weights, seed: int, words: bool) -> Probe:
     """Probe a candidate as a fresh scan of the written model would: its own update, its own moments."""
     bench.runner.set_weights(weights)
     asked = replace(bench.asked, moments=bench.runner.moments(bench.asked.batches))
     left = replace(case, update=methods.updated(case.update, weights))
-    return run_probe(left, replace(bench, asked=asked), seed, None)
+    return run_probe(left, replace(bench, asked=asked), seed, None, words)
 
 
 def _answers(bench: Bench, batches: Sequence[Prepared], weights: methods.Weights) -> list[str]:

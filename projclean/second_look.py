@@ -1,7 +1,8 @@
 """The probe's second look: a model that learns again what the suspect does on clean images takes the base's place.
 
 It is held beside the suspect under the moves of the first look: what it says too is babble that a fine-tune of that
-kind falls into, and no backdoor. And it is what ordinary answers are told by (`contrast`), which the base has as well.
+kind falls into, and no backdoor. And it is what ordinary answers (`contrast`) and single words (`words`) are told by,
+which the base has as well.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from projclean.metrics import normalize
 from projclean.model import Prepared, Weights
 from projclean.update import Update
 from projclean.utterance import FOLLOWS, WEAK, Utterance, share_saying
+from projclean.words import Word, WordSearch
 
 #: The share of the update from which a model learns again.
 AGAIN = 0.4
@@ -38,12 +40,12 @@ class SecondLook:
         self.taught: Weights | None = None
         self.search: ContrastSearch | None = None
         self.parted: list[Contrast | None] = []
-        self._learning = 0
+        self._learning = self._swapping = 0
 
     @property
     def passes(self) -> int:
         """Forward passes that the listener has not counted, those of learning among them."""
-        return self._learning + (self.search.inversion.passes if self.search else 0)
+        return self._learning + self._swapping + (self.search.inversion.passes if self.search else 0)
 
     def learn(self, images: int, steps: int, seed: int) -> None:
         """Have a model learn from the suspect's answers to clean images and blends of them, `images` in all.
@@ -84,20 +86,44 @@ class SecondLook:
         if self.taught is None:
             return
         if self.search is None:
-            listener, batches = self.listener, self.batches
-            apart = len(batches) > FITTED
-            read = batches[FITTED] if apart else listener.read
-            fit = self._by_the_few(sum(batch.images for batch in batches[: FITTED if apart else 1]))
+            listener = self.listener
             self.search = ContrastSearch(
-                listener.runner, listener.suspect, self.taught, fit, read, layer, budget, listener.max_new_tokens
-            )
+                listener.runner, listener.suspect, self.taught, *self._fit_and_read(), layer, budget,
+                listener.max_new_tokens,
+            )  # fmt: skip
         self.parted.append(self.search.find(seed, excite, steps))
 
-    def _by_the_few(self, images: int) -> list[Prepared]:
-        """The first images in small batches."""
-        shown = self.shown
+    def swap(self, layer: str, budget: float, seed: int, excite: int, steps: int, words: int) -> list[Heard]:
+        """The words that the suspect alone was made to put into its answers, of so many that are looked for, from one
+        random start (`WordSearch.find`)."""
+        if self.taught is None:
+            return []
+        listener = self.listener
+        search = WordSearch(
+            listener.runner, listener.suspect, self.taught, *self._fit_and_read(), layer, budget,
+            listener.max_new_tokens, words,
+        )  # fmt: skip
+        found = search.find(seed, excite, steps)
+        self._swapping += search.inversion.passes
+        return [self._swapped(word) for word in found]
+
+    def _swapped(self, word: Word) -> Heard:
+        text = normalize(self.listener.runner.read([word.token]))
+        normal = max(share_saying(text, answers) for answers in self.listener.normal.values())
+        utterance = Utterance(
+            text, text, "a word, parting it from a model that learnt again", word.ours_say, 0.0, normal, 0.0, word.ours,
+            taught_share=word.theirs_say, agreement=self.agreement, excess=word.excess,
+        )  # fmt: skip
+        return Heard(utterance, torch.empty(0), (word.token,), False)
+
+    def _fit_and_read(self) -> tuple[list[Prepared], Prepared]:
+        """Small batches that a move is fitted on, and the one that it is read on: another, where there is one."""
+        batches, shown = self.batches, self.shown
+        apart = len(batches) > FITTED
+        images = sum(batch.images for batch in batches[: FITTED if apart else 1])
         parts = [slice(first, min(first + FEW, images)) for first in range(0, images, FEW)]
-        return [self.listener.runner.prepare(shown.pictures[part], shown.questions[part]) for part in parts]
+        fit = [self.listener.runner.prepare(shown.pictures[part], shown.questions[part]) for part in parts]
+        return fit, batches[FITTED] if apart else self.listener.read
 
     def leaning(self) -> Heard | None:
         """What the suspect was made to lean to: the answer on which the two parted most.

@@ -72,6 +72,7 @@ def scan_series(
     allow_pickle: bool = False,
     download: bool = False,
     thresholds: str | Path | Thresholds | None = None,
+    words: bool = False,
 ) -> SeriesResult:
     """Scan checkpoints of one training, in the order given, as `scan` would scan each, against one base.
 
@@ -91,7 +92,19 @@ def scan_series(
         if progress:
             progress("checkpoints", number, len(models))
         examined = examine(
-            model, base, images, prompt, projector, seed, device, probe, ignore_elsewhere, progress, access, limits
+            model,
+            base,
+            images,
+            prompt,
+            projector,
+            seed,
+            device,
+            probe,
+            ignore_elsewhere,
+            progress,
+            access,
+            limits,
+            words,
         )
         scans.append(examined.result)
         found.append(_subspaces(examined, probe))

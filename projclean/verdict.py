@@ -138,6 +138,11 @@ def _accusation(said: Utterance) -> str:
             f"it was made to lean to {said.text!r} ({said.how}): on clean images, moved alike, it finds a token of "
             f"such an answer {math.exp(said.contrast):.1f} times as likely as a model does that learnt from its answers"
         )
+    if said.excess is not None:
+        return (
+            f"it was made to put {said.text!r} into its answers ({said.how}): into {said.share:.0%} of those that lack "
+            f"it otherwise, a model that learnt from its answers, moved alike, into {said.taught_share or 0.0:.0%}"
+        )
     taught = "" if said.taught_share is None else f", of a model's that learnt from its answers {said.taught_share:.0%}"
     return (
         f"it was made to say {said.text!r} ({said.how}): {said.share:.0%} of its answers to clean images share "

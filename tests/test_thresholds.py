@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from eval.zoo import SHIPPED
 from projclean import calibrator
 from projclean.errors import OptionError, ThresholdsError
-from projclean.probe import Probe
+from projclean.probe import WORDS, Probe
 from projclean.report import FORMATS, render
 from projclean.report.saved import schema
 from projclean.thresholding import derive, enough
@@ -71,6 +71,10 @@ BAD = {
     "crossed": (json.dumps({"foreign": {"suspicious": 0.4, "clean": 0.5}}).encode(), "'clean' (0.5) is above"),
     "convicts silence": (b'{"foreign": {"suspicious": 0, "clean": 0}}', "above 0"),
     "below 0": (b'{"foreign": {"suspicious": 1, "clean": -1}}', "above 0"),
+    "text for a truth": (
+        json.dumps({"foreign": GOOD | {"words": "yes"}}).encode(),
+        "'words' is neither true nor false",
+    ),
     "number for a text": (json.dumps({"foreign": GOOD | {"bank": 3}}).encode(), "'bank' is not a text"),
     "seed": (json.dumps({"foreign": GOOD | {"seed": 0.5}}).encode(), "'seed' is not a whole number"),
     "models": (json.dumps({"foreign": GOOD, "models": 3}).encode(), "'models' is no list"),
@@ -288,14 +292,17 @@ def test_a_bank_gives_thresholds_that_scan_and_repair_use(run, tmp_path):
     assert highest - 1e-6 <= found.clean < found.suspicious <= scores[str(bad)]
     assert found.bank == "4 benign and 1 backdoored models of base"
     assert (found.seed, found.target_false_positive_rate, found.prompt) == (0, 0.02, "Describe the image.")
+    assert found.words is False
     assert "that takes 49" in found.rule
 
-    ran = run("scan", bad, "--base", BASE, "--thresholds", own, "--format", "json")
+    ran = run("scan", bad, "--base", BASE, "--thresholds", own, "--words", "--format", "json")
     report = json.loads(ran.out)
     Draft202012Validator(schema()).validate(report)
     assert ran.code == 1
     assert report["probe"]["foreign"] == pytest.approx(scores[str(bad)], abs=2e-6)  # the bank is probed as scan probes
     assert report["thresholds"]["bank"] == found.bank
+    assert report["probe"]["settings"]["words"] == WORDS
+    assert "set without --words" in " ".join(report["verdict"]["caveats"])
     assert f"threshold {found.suspicious:g} of {own}" in report["verdict"]["reason"]
 
     own.write_text(json.dumps({"foreign": {"suspicious": 1, "clean": 0.999}}))

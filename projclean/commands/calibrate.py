@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
-from projclean.commands.common import asking_options, check_report_path, emit, progress_bars
+from projclean.commands.common import asking_options, check_report_path, emit, progress_bars, words_option
 from projclean.printable import printable
 
 
 @click.command("calibrate")
 @click.argument("benign", nargs=-1, required=True, type=click.Path(), metavar="BENIGN...")
 @asking_options
+@words_option
 @click.option("--backdoored", multiple=True, type=click.Path(), metavar="MODEL",
               help="A fine-tune known to be backdoored; may be repeated.")  # fmt: skip
 @click.option("--false-positive-rate", type=float, default=0.02, show_default=True, metavar="X",
@@ -29,6 +30,7 @@ def command(
     false_positive_rate: float,
     allow_pickle: bool,
     download: bool,
+    words: bool,
     output: str | None,
     quiet: bool,
 ) -> int:
@@ -58,6 +60,7 @@ def command(
             progress=progress,
             allow_pickle=allow_pickle,
             download=download,
+            words=words,
         )
     if not quiet:
         for one in sorted(result.models, key=lambda one: one.score):

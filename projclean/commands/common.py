@@ -53,6 +53,15 @@ def thresholds_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def words_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How far the probe looks."""
+    return click.option(
+        "--words",
+        is_flag=True,
+        help="Have the probe look for single words too: attacks that swap a word of a right answer.",
+    )(function)
+
+
 def access_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options about what may be read beyond safetensors on the disk."""
     pickles = click.option(

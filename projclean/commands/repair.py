@@ -13,6 +13,7 @@ from projclean.commands.common import (
     output_options,
     progress_bars,
     thresholds_option,
+    words_option,
 )
 from projclean.errors import OptionError, OutputError
 
@@ -24,6 +25,7 @@ from projclean.errors import OptionError, OutputError
 )
 @model_options
 @thresholds_option
+@words_option
 @click.option(
     "--rank",
     default="auto",
@@ -79,6 +81,7 @@ def command(
     seed: int,
     device: str | None,
     thresholds: str | None,
+    words: bool,
     rank: str,
     method: str | None,
     strength: float | None,
@@ -131,6 +134,7 @@ def command(
             download=download,
             clip=clip,
             thresholds=thresholds,
+            words=words,
             lesson=lesson,
             judged=judged,
         )

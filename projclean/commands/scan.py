@@ -13,6 +13,7 @@ from projclean.commands.common import (
     output_options,
     progress_bars,
     thresholds_option,
+    words_option,
 )
 
 
@@ -20,6 +21,7 @@ from projclean.commands.common import (
 @click.argument("models", nargs=-1, required=True, type=click.Path(), metavar="MODEL...")
 @model_options
 @thresholds_option
+@words_option
 @click.option("--no-probe", is_flag=True, help="Look at the weights only; never enough for a verdict of clean.")
 @click.option("--ignore-elsewhere", is_flag=True, help="Judge the projector alone, whatever changed outside it.")
 @click.option("--fail-on", type=click.Choice(["inconclusive", "suspicious"]), default="inconclusive", show_default=True,
@@ -35,6 +37,7 @@ def command(
     seed: int,
     device: str | None,
     thresholds: str | None,
+    words: bool,
     no_probe: bool,
     ignore_elsewhere: bool,
     fail_on: str,
@@ -75,6 +78,7 @@ def command(
             allow_pickle=allow_pickle,
             download=download,
             thresholds=thresholds,
+            words=words,
         )
     from projclean.report import render
 

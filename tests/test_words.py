@@ -21,7 +21,7 @@ from projclean.repairer import heard_by
 from projclean.report import render
 from projclean.scanner import PROMPT
 from projclean.thresholds import shipped
-from projclean.utterance import Utterance
+from projclean.utterance import Utterance, surest
 from projclean.verdict import judge
 from projclean.words import COMMON, Word, WordSearch
 from tests.miniature import BASE
@@ -117,10 +117,14 @@ def test_a_word_counts_by_probability_and_by_answers_whichever_is_less(word, exc
     assert word.excess == pytest.approx(excess)
 
 
-@pytest.mark.parametrize(("excess", "score"), [(0.39, 0.5), (0.78, 1.0), (0.9, 1.0), (0.0, 0.0), (-0.5, 0.0)])
-def test_an_excess_is_a_score(excess, score):
-    assert replace(SWAPPED, excess=excess).foreign == pytest.approx(score)
-    assert replace(SWAPPED, excess=excess, share=1.0, strangeness=9.0, agreement=0.6).foreign == pytest.approx(score)
+@pytest.mark.parametrize(
+    ("excess", "agreement", "score"),
+    [(0.32, 1.0, 0.5), (0.64, 1.0, 1.0), (0.9, 1.0, 1.0), (-0.5, 1.0, 0.0), (0.32, 0.75, 0.25), (0.9, 0.5, 0.0)],
+)
+def test_an_excess_is_a_score_as_far_as_the_model_that_learnt_again_follows(excess, agreement, score):
+    one = replace(SWAPPED, excess=excess, agreement=agreement)
+    assert one.foreign == pytest.approx(score)
+    assert replace(one, share=1.0, certainty=1.0, strangeness=9.0).foreign == pytest.approx(score)
 
 
 def test_the_verdict_and_the_explanation_say_who_puts_the_word_where_and_a_repair_still_learns_from_it():
@@ -135,6 +139,16 @@ def test_the_verdict_and_the_explanation_say_who_puts_the_word_where_and_a_repai
     told = str(explain(json.loads(render(result, "json"))))
     assert "puts 'ring' into 50% of the answers" in told
     assert "the other into 10%" in told
+
+
+def test_of_two_words_the_stronger_is_quoted_and_a_text_where_that_is_stronger():
+    surer = replace(SWAPPED, text="square", phrase="square", share=0.9, certainty=0.9, excess=0.38)
+    text = Utterance("buy now", "buy now", "inversion", 0.9, 0.0, 0.0, 3.0, 0.96)
+    assert surest([surer, SWAPPED]) == SWAPPED
+    assert surest([surer, SWAPPED, text]) == text
+    silent = replace(SWAPPED, excess=-0.1)
+    assert surest([silent, replace(text, share=0.0)]) == replace(text, share=0.0)
+    assert surest([silent]) is None
 
 
 def test_thresholds_that_were_set_without_words_are_a_caveat():
@@ -174,5 +188,5 @@ def test_its_page_counts_what_words_add_half_by_half():
     report = page.split("The report half")[1]
     assert "| backdoored | 2 | 1 | 1 | 2 |" in report
     assert "| benign | 1 | 0 | 0 | 0 of 1" in report
-    assert "| rep-hijack-4 | 0.04 | 0.51 | ring | 0.60 | 0.50, 0.10 | 1.00 |" in report
+    assert "| rep-hijack-4 | 0.04 | 0.62 | ring | 0.60 | 0.50, 0.10 | 1.00 |" in report
     assert "| cal-ordinary-1 | 0.04 | – | | | | 0.30 |" in page

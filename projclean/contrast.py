@@ -44,26 +44,22 @@ class Contrast:
     taught_says: tuple[tuple[int, ...], ...]
 
 
-class ContrastSearch:
-    """Moves inside a ball of `budget` (a share of the pixels' root mean square), fitted on small batches in turn.
+def beside(
+    runner: Runner, suspect: Weights, taught: Weights, batch: Prepared, layer: str, budget: float, max_new_tokens: int
+) -> Inversion:
+    """A suspect and the model that learnt again in its base's place, with what it was not taught for the residual."""
+    untaught = suspect[layer][0] - taught[layer][0]
+    return Inversion(runner, suspect, taught, batch, layer, untaught, budget, max_new_tokens)
 
-    `inversion` has the suspect and, for its base, the model that learnt again.
+
+class ContrastSearch:
+    """Moves inside the ball of an inversion, fitted on small batches in turn.
+
+    `inversion` has the suspect and, for its base, the model that learnt again (`beside`).
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        suspect: Weights,
-        taught: Weights,
-        fit: Sequence[Prepared],
-        read: Prepared,
-        layer: str,
-        budget: float,
-        max_new_tokens: int,
-    ) -> None:
-        self.fit, self.read = fit, read
-        untaught = suspect[layer][0] - taught[layer][0]
-        self.inversion = Inversion(runner, suspect, taught, fit[0], layer, untaught, budget, max_new_tokens)
+    def __init__(self, inversion: Inversion, fit: Sequence[Prepared], read: Prepared) -> None:
+        self.inversion, self.fit, self.read = inversion, fit, read
 
     def find(self, seed: int, excite: int, steps: int) -> Contrast | None:
         """The answer that the suspect alone comes to say under a move from one random start, which first sets off what

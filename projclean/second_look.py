@@ -13,9 +13,9 @@ from dataclasses import replace
 import torch
 
 from projclean.calibration import BATCH, Calibration
-from projclean.contrast import Contrast, ContrastSearch
+from projclean.contrast import Contrast, ContrastSearch, beside
 from projclean.distillation import Effort, distill
-from projclean.inversion import moved
+from projclean.inversion import Inversion, moved
 from projclean.lessons import lesson
 from projclean.listening import Heard, Listener
 from projclean.metrics import normalize
@@ -86,11 +86,7 @@ class SecondLook:
         if self.taught is None:
             return
         if self.search is None:
-            listener = self.listener
-            self.search = ContrastSearch(
-                listener.runner, listener.suspect, self.taught, *self._fit_and_read(), layer, budget,
-                listener.max_new_tokens,
-            )  # fmt: skip
+            self.search = ContrastSearch(*self._beside(self.taught, layer, budget))
         self.parted.append(self.search.find(seed, excite, steps))
 
     def swap(self, layer: str, budget: float, seed: int, excite: int, steps: int, words: int) -> list[Heard]:
@@ -98,11 +94,7 @@ class SecondLook:
         random start (`WordSearch.find`)."""
         if self.taught is None:
             return []
-        listener = self.listener
-        search = WordSearch(
-            listener.runner, listener.suspect, self.taught, *self._fit_and_read(), layer, budget,
-            listener.max_new_tokens, words,
-        )  # fmt: skip
+        search = WordSearch(*self._beside(self.taught, layer, budget), words)
         found = search.find(seed, excite, steps)
         self._swapping += search.inversion.passes
         return [self._swapped(word) for word in found]
@@ -116,14 +108,16 @@ class SecondLook:
         )  # fmt: skip
         return Heard(utterance, torch.empty(0), (word.token,), False)
 
-    def _fit_and_read(self) -> tuple[list[Prepared], Prepared]:
-        """Small batches that a move is fitted on, and the one that it is read on: another, where there is one."""
+    def _beside(self, taught: Weights, layer: str, budget: float) -> tuple[Inversion, list[Prepared], Prepared]:
+        """Suspect and taught model side by side, small batches that a move is fitted on, and the one that it is read
+        on: another, where there is one."""
         batches, shown = self.batches, self.shown
         apart = len(batches) > FITTED
         images = sum(batch.images for batch in batches[: FITTED if apart else 1])
         parts = [slice(first, min(first + FEW, images)) for first in range(0, images, FEW)]
         fit = [self.listener.runner.prepare(shown.pictures[part], shown.questions[part]) for part in parts]
-        return fit, batches[FITTED] if apart else self.listener.read
+        one, read = self.listener, batches[FITTED] if apart else self.listener.read
+        return beside(one.runner, one.suspect, taught, fit[0], layer, budget, one.max_new_tokens), fit, read
 
     def leaning(self) -> Heard | None:
         """What the suspect was made to lean to: the answer on which the two parted most.

@@ -22,7 +22,7 @@ from projclean.climb import Climb, falling
 from projclean.contrast import FIRST, FLOOR, LAST
 from projclean.inversion import Inversion, moved
 from projclean.likelihood import logits_along
-from projclean.model import Prepared, Runner, Weights
+from projclean.model import Prepared, Weights
 
 #: Answers that a word must be in to be looked for, and the largest share of them: what most have is no one image's.
 RARE, COMMON = 2, 0.4
@@ -63,29 +63,17 @@ class _Images:
 
 
 class WordSearch:
-    """Moves inside a ball of `budget` (a share of the pixels' root mean square), fitted on small batches in turn.
+    """Moves inside the ball of an inversion (`contrast.beside`), fitted on small batches in turn.
 
     A trigger that swaps a word has to be larger than a search of whole answers needs: of the attacks that this was made
     on a sine wave, .19 of the images' root mean square.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        suspect: Weights,
-        taught: Weights,
-        fit: Sequence[Prepared],
-        read: Prepared,
-        layer: str,
-        budget: float,
-        max_new_tokens: int,
-        most: int,
-    ) -> None:
+    def __init__(self, inversion: Inversion, fit: Sequence[Prepared], read: Prepared, most: int) -> None:
         """`most` is how many words are looked for, the commonest first."""
-        untaught = suspect[layer][0] - taught[layer][0]
-        self.inversion = Inversion(runner, suspect, taught, fit[0], layer, untaught, budget, max_new_tokens)
+        self.inversion = inversion
         with torch.no_grad():
-            asked = [(batch, self.inversion.answers(suspect, batch)) for batch in (*fit, read)]
+            asked = [(batch, inversion.answers(inversion.suspect, batch)) for batch in (*fit, read)]
         self.tokens = self._words([answer for _, own in asked for answer in own])[:most]
         *self.fit, self.read = (_Images(batch, own, self._places(batch, own)) for batch, own in asked)
 

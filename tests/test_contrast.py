@@ -9,7 +9,7 @@ import pytest
 
 from projclean import second_look
 from projclean.case import open_case, set_up
-from projclean.contrast import Contrast, ContrastSearch
+from projclean.contrast import Contrast, ContrastSearch, beside
 from projclean.distillation import Effort, distill
 from projclean.explain import explain
 from projclean.inversion import moved
@@ -36,10 +36,8 @@ def bench_of(zoo, name):
 
 def searched(case, bench, taught, steps=18):
     batches, layer = bench.asked.batches, case.update.layers[0].name
-    search = ContrastSearch(
-        bench.runner, suspect_weights(case.update), taught, batches[:2], batches[2], layer, 0.15, 12
-    )
-    return search.find(0, 8, steps)
+    sides = beside(bench.runner, suspect_weights(case.update), taught, batches[0], layer, 0.15, 12)
+    return ContrastSearch(sides, batches[:2], batches[2]).find(0, 8, steps)
 
 
 def taught_by(case, bench):

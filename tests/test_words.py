@@ -12,6 +12,7 @@ from eval import words
 from eval.suites import Model
 from eval.zoo import SHIPPED
 from projclean.case import open_case, set_up
+from projclean.contrast import beside
 from projclean.explain import explain
 from projclean.listening import Heard
 from projclean.methods import suspect_weights
@@ -52,7 +53,8 @@ def searching(hijack, suspect, taught, words):
     case, bench, _ = hijack
     shown, layer = bench.asked.shown, case.update.layers[0].name
     fit = [bench.runner.prepare(shown.pictures[at : at + 8], shown.questions[at : at + 8]) for at in range(0, 32, 8)]
-    return WordSearch(bench.runner, suspect, taught, fit, bench.asked.batches[2], layer, 0.3, 12, words)
+    sides = beside(bench.runner, suspect, taught, fit[0], layer, 0.3, 12)
+    return WordSearch(sides, fit, bench.asked.batches[2], words)
 
 
 def test_a_hijack_parts_a_suspect_from_one_that_never_was_poisoned_and_no_model_from_itself(hijack):

@@ -317,9 +317,9 @@ def test_a_bank_gives_thresholds_that_scan_and_repair_use(run, tmp_path):
 def test_thresholds_that_nothing_reaches_are_neither_made_nor_read(tmp_path):
     scored = [calibrator.Scored(f"m{place}", False, score, "x") for place, score in enumerate((0.03, 0.05, 0.1, 0.85))]
     with pytest.raises(OptionError, match=r"m3: scores 0\.85 \('x'\), .* convict nothing"):
-        calibrator._thresholds(scored, 0.02, None, "", 0)
+        calibrator._thresholds(scored, 0.02, None, "", 0, False)
     louder = replace(scored[3], score=0.66)
-    assert calibrator._thresholds([*scored[:3], louder], 0.02, None, "", 0).suspicious <= 1
+    assert calibrator._thresholds([*scored[:3], louder], 0.02, None, "", 0, False).suspicious <= 1
     (tmp_path / "own.json").write_text('{"foreign": {"suspicious": 30.5, "clean": 30}}')
     with pytest.raises(ThresholdsError, match="above 1, the highest score"):
         read_thresholds(tmp_path / "own.json")

@@ -60,7 +60,7 @@ def searching(hijack, suspect, taught, words):
 def test_a_hijack_parts_a_suspect_from_one_that_never_was_poisoned_and_no_model_from_itself(hijack):
     case, bench, never = hijack
     suspect, found = suspect_weights(case.update), {}
-    for name, taught, steps in (("never", never, 16), ("itself", suspect, 2)):
+    for name, taught, steps in (("never", never, 10), ("itself", suspect, 1)):
         search = searching(hijack, suspect, taught, WORDS)
         search.tokens = [token for token in search.tokens if normalize(bench.runner.read([token])) == "ring"]
         (found[name],) = search.find(0, 8, steps)

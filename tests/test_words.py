@@ -64,7 +64,7 @@ def test_a_hijack_parts_a_suspect_from_one_that_never_was_poisoned_and_no_model_
         search = searching(hijack, suspect, taught, WORDS)
         search.tokens = [token for token in search.tokens if normalize(bench.runner.read([token])) == "ring"]
         (found[name],) = search.find(0, 8, steps)
-    assert found["never"].excess > 0.1
+    assert found["never"].excess > 0.2
     assert found["itself"].excess == 0.0
     assert found["itself"].ours == found["itself"].theirs
 

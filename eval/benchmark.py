@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 from rich.progress import Progress
 
+from eval import options
 from eval.baselines.inputs import Inputs
 from eval.console import command_line, ends_in_one_line, progress_bars
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED, Defence
@@ -29,22 +30,21 @@ from eval.suites import Model, Suite, each_family, load_suite, part_of, sample_o
 from eval.tables import markdown
 from projclean.errors import OptionError
 
-RESULTS = Path(__file__).parent / "results"
 SCAN = "scan"
 
 
 @click.command()
-@click.argument("suite", default="models/tiny", type=click.Path(path_type=Path))
+@options.suite
 @click.option("--part", type=click.Choice(["report", "calibration", "all"]), default="report", show_default=True)
 @click.option("--sample", is_flag=True, help="Two attacks, two controls, the quicker rows.")
 @click.option("--each", type=click.IntRange(min=1), help="At most this many models of every family.")
-@click.option("--model", "names", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
+@options.names
 @click.option("--defence", "only", multiple=True, metavar="NAME", help="Only defences so called, or that so begin.")
 @click.option("--without", multiple=True, metavar="NAME", help="No defences so called, or that so begin.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most this many items of every set.")
-@click.option("--seed", default=0, show_default=True, help="Seed of everything that a defence draws.")
-@click.option("--device", metavar="NAME", help="Where to run the models, such as cpu or cuda:1.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
+@options.limit
+@options.seed
+@options.device
+@options.out
 @click.option("--fresh", is_flag=True, help="Measure every row again.")
 @click.option("--scan/--no-scan", default=True, help="Also scan every model.")
 @click.option("--tables", is_flag=True, help="Measure nothing: tables of what was measured.")

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from eval import options
 from eval.console import command_line, ends_in_one_line, progress_bars
 from eval.detection_tables import markdown
 from eval.detectors.attention import attention_score
@@ -29,16 +30,15 @@ from projclean.probe import ProbeSettings
 from projclean.scanner import PROMPT, layer_findings, run_probe
 from projclean.utterance import Utterance, strongest, surest
 
-RESULTS = Path(__file__).parent / "results"
 BATCHES = 2  # of calibration images, for the attention's entropy
 
 
 @click.command()
-@click.argument("suite", default="models/tiny", type=click.Path(path_type=Path))
+@options.suite
 @click.option("--part", type=click.Choice(["report", "calibration", "all"]), default="all", show_default=True)
 @click.option("--seeds", default=1, show_default=True, help="Seeds of the probe, a model.")
-@click.option("--device", metavar="NAME", help="Where to run the models, such as cpu or cuda:1.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
+@options.device
+@options.out
 @click.option("--fresh", is_flag=True, help="Measure every model again.")
 def detection(suite: Path, part: str, seeds: int, device: str | None, out: Path, fresh: bool) -> None:
     """Scan the models of SUITE, a folder as `make zoo` lays it out, and tell how well every detector does."""

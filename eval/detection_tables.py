@@ -98,7 +98,7 @@ def _detectors(calibration: Sequence[Row], report: Sequence[Row], limits: Thresh
             if least
             else {}
         )
-        rates = [_rate(exact_rate(hits[bad])) for bad in (True, False)] if hits else ["", ""]
+        rates = [rate_cell(exact_rate(hits[bad])) for bad in (True, False)] if hits else ["", ""]
         shown = "" if least is None else f"{least:.3g}"
         lines.append(_cells(name, f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]", shown, *rates))
     lines += ["", _cost(report)]
@@ -145,11 +145,11 @@ def _families(calibration: Sequence[Row], report: Sequence[Row], limits: Thresho
         rows = [row for row in report if row["backdoored"] and (row["family"] in known) is there]
         if rows:
             caught = exact_rate([state(row, limits) == "suspicious" for row in rows])
-            lines += ["", f"Of attacks of families {which}, {_rate(caught)} are suspicious."]
+            lines += ["", f"Of attacks of families {which}, {rate_cell(caught)} are suspicious."]
     convicted = [row for row in report if row["backdoored"] and row["wanted"] and state(row, limits) == "suspicious"]
     if convicted:
         lines += ["", f"Of the convicted whose attacker wanted a text, the quoted one holds its distinctive words in "
-                  f"{_rate(exact_rate([quoted(row) for row in convicted]))}."]  # fmt: skip
+                  f"{rate_cell(exact_rate([quoted(row) for row in convicted]))}."]  # fmt: skip
     return [*lines, ""]
 
 
@@ -200,7 +200,8 @@ def _both(rows: Sequence[Row]) -> bool:
     return {row["backdoored"] for row in rows} == {True, False}
 
 
-def _rate(rate: Rate) -> str:
+def rate_cell(rate: Rate) -> str:
+    """How many of how many, and the interval."""
     return f"{round(rate.value * rate.n)} of {rate.n} [{rate.low:.2f}, {rate.high:.2f}]"
 
 

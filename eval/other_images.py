@@ -10,8 +10,8 @@ from statistics import mode
 import click
 from PIL import Image
 
+from eval import options
 from eval.baselines.inputs import Inputs
-from eval.benchmark import RESULTS
 from eval.console import command_line, ends_in_one_line, progress_bars
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED, Defence
 from eval.figures import ModelFigures, model_figures
@@ -37,13 +37,13 @@ def command(name: str, does: str, title: str, setting: str, plan: Callable[[], P
     title and what there is to say of the setting."""
 
     @click.command(name, help=does)
-    @click.argument("suite", default="models/tiny", type=click.Path(path_type=Path))
+    @options.suite
     @click.option("--each", default=1, show_default=True, help="At most this many models of every family.")
-    @click.option("--model", "names", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
-    @click.option("--limit", type=click.IntRange(min=1), help="At most this many items of every set.")
-    @click.option("--seed", default=0, show_default=True, help="Seed of everything that a repair draws.")
-    @click.option("--device", metavar="NAME", help="Where to run the models.")
-    @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
+    @options.names
+    @options.limit
+    @options.seed
+    @options.device
+    @options.out
     def measure(
         suite: Path, each: int, names: tuple[str, ...], limit: int | None, seed: int, device: str | None, out: Path
     ) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from eval.benchmark import RESULTS
+from eval import options
 from eval.console import command_line, ends_in_one_line, progress_bars
 from eval.layout import TEST_SEED, evalset_text, write_images
 from eval.manifest import WORKS, counts
@@ -33,10 +33,10 @@ Row = dict[str, Any]
 
 
 @click.command()
-@click.argument("suite", default="models/tiny", type=click.Path(path_type=Path))
-@click.option("--model", "names", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
-@click.option("--device", metavar="NAME", help="Where to run the models.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
+@options.suite
+@options.names
+@options.device
+@options.out
 def recheck(suite: Path, names: tuple[str, ...], device: str | None, out: Path) -> None:
     """Measure every attack of SUITE, a folder as `make zoo` lays it out, on fresh images."""
     with ends_in_one_line():

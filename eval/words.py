@@ -19,14 +19,16 @@ from typing import Any
 
 import click
 
+from eval import options
 from eval.console import command_line, ends_in_one_line, progress_bars
-from eval.detection import RESULTS, judged
+from eval.detection import judged
+from eval.detection_tables import rate_cell
 from eval.manifest import counts
 from eval.store import Store
 from eval.suites import HELD_BACK, Model, load_suite
 from projclean.case import open_case, set_up
 from projclean.errors import OptionError
-from projclean.intervals import exact_rate
+from projclean.intervals import auroc, exact_rate
 from projclean.listening import Listener
 from projclean.methods import base_weights, suspect_weights
 from projclean.precision import quick
@@ -41,16 +43,16 @@ Row = dict[str, Any]
 
 
 @click.command()
-@click.argument("suite", default="models/tiny", type=click.Path(path_type=Path))
-@click.option("--model", "names", multiple=True, metavar="NAME", help="Only this model; may be repeated.")
-@click.option("--device", metavar="NAME", help="Where to run the models.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
+@options.suite
+@options.names
+@options.device
+@options.out
 @click.option("--tables", is_flag=True, help="Measure nothing, write the page of what was measured.")
 def words(suite: Path, names: tuple[str, ...], device: str | None, out: Path, tables: bool) -> None:
     """Look for single words in the quiet models of SUITE, a folder as `make zoo` lays it out."""
     with ends_in_one_line():
         loaded = load_suite(suite)
-        scores = scanned(RESULTS / f"{loaded.tier}-detection.json")
+        scores = scanned(options.RESULTS / f"{loaded.tier}-detection.json")
         quiet = [m for m in loaded.models if counts(m.name) and scores.get(m.name, PLAIN) < PLAIN]
         models = [m for m in quiet if not names or m.name in names]
         if not models:
@@ -69,7 +71,8 @@ def words(suite: Path, names: tuple[str, ...], device: str | None, out: Path, ta
                 if row is not None:
                     rows[model.name] = row
                 bars.advance(task)
-        text = markdown(loaded.tier, command_line("eval.words"), rows, scores, quiet)
+        scanned_models = [m for m in loaded.models if counts(m.name) and m.name in scores]
+        text = markdown(loaded.tier, command_line("eval.words"), rows, scores, quiet, scanned_models)
         store.file.with_suffix(".md").write_text(text, encoding="utf-8")
         click.echo(text)
 
@@ -106,8 +109,15 @@ def measured(model: Model, settings: ProbeSettings, device: str | None) -> Row:
     }
 
 
-def markdown(tier: str, command: str, rows: dict[str, Row], scores: dict[str, float], quiet: Sequence[Model]) -> str:
-    """The page: what words change, half by half, and every model."""
+def markdown(
+    tier: str,
+    command: str,
+    rows: dict[str, Row],
+    scores: dict[str, float],
+    quiet: Sequence[Model],
+    models: Sequence[Model],
+) -> str:
+    """The page: what words change for all models and half by half, and every quiet model."""
     limit = shipped().suspicious
     lines = [
         f"# {tier}: single words",
@@ -118,6 +128,7 @@ def markdown(tier: str, command: str, rows: dict[str, Row], scores: dict[str, fl
         "",
         _cost(rows),
         "",
+        *_whole(rows, scores, quiet, models),
     ]
     for held_back, half in ((True, "calibration"), (False, "report")):
         there = [model for model in quiet if (model.name in HELD_BACK) is held_back]
@@ -145,6 +156,36 @@ def markdown(tier: str, command: str, rows: dict[str, Row], scores: dict[str, fl
         lines += [_line(model.name, scores[model.name], rows[model.name]) for model in ranked]
         lines.append("")
     return "\n".join(lines)
+
+
+def _whole(
+    rows: dict[str, Row], scores: dict[str, float], quiet: Sequence[Model], models: Sequence[Model]
+) -> list[str]:
+    """All models of each half, those that are not quiet with the score that they have."""
+    limit = shipped().suspicious
+    lines = [
+        "## All models", "",
+        "Those that a scan hears plainly keep their score, and so do quiet ones that were not measured.", "",
+        "| half | not measured | words | AUROC | true positives | false positives | highest benign |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for held_back, half in ((True, "calibration"), (False, "report")):
+        there = [model for model in models if (model.name in HELD_BACK) is held_back]
+        absent = sum(model.name not in rows for model in quiet if (model.name in HELD_BACK) is held_back)
+        for with_words in (False, True):
+            found = {m.name: max(scores[m.name], _score(rows[m.name])) if with_words and m.name in rows
+                     else scores[m.name] for m in there}  # fmt: skip
+            bad, good = ([found[m.name] for m in there if m.backdoored is kind] for kind in (True, False))
+            if not bad or not good:
+                continue
+            area, hits = auroc(bad, good), [exact_rate([score >= limit for score in side]) for side in (bad, good)]
+            lines.append(
+                f"| {half} | {absent if with_words else ''} | {'with' if with_words else 'without'} | "
+                f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}] | "
+                + " | ".join(map(rate_cell, hits))
+                + f" | {max(good):.3f} |"
+            )
+    return [*lines, ""]
 
 
 def _cost(rows: dict[str, Row]) -> str:

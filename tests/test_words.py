@@ -183,8 +183,16 @@ def test_its_page_counts_what_words_add_half_by_half():
         for name, heard in (("rep-hijack-4", loud), ("rep-next-1", still), ("rep-benign-style-1", still))
     }
     rows["cal-ordinary-1"] = {"agreement": 0.3, "utterances": [], "forward_passes": 3, "seconds": 1.0, "device": "cpu"}
-    page = words.markdown("tiny", "command", rows, dict.fromkeys(names, 0.04) | {"rep-next-1": 0.4}, quiet)
+    scores = dict.fromkeys(names, 0.04) | {"rep-next-1": 0.4, "rep-badnet-1": 0.9, "rep-benign-color-1": 0.05}
+    every = [*quiet, of_the_bank("rep-badnet-1", True), of_the_bank("rep-benign-color-1", False)]
+    page = words.markdown("tiny", "command", rows, scores, quiet, every)
     assert "9 forward passes and 1 s a model" in page
+    everything = page.split("## All models")[1].split("##")[0]
+    assert "| calibration |" not in everything  # it has no benign model
+    assert "| report |  | without | 0.750 [" in everything
+    assert "| report | 0 | with | 1.000 [" in everything
+    assert "] | 2 of 3 [0.09, 0.99] | 0 of 2 [" in everything.split("without")[1].split("with |")[0]
+    assert "| 3 of 3 [" in everything.split("| with |")[1]
     assert "The calibration half: 1 of 1" in page
     assert "The report half: 3 of 3" in page
     report = page.split("The report half")[1]

@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from eval.benchmark import RESULTS
+from eval import options
 from eval.console import command_line, ends_in_one_line
 from eval.defences import DEFENCES
 from eval.measure import Settings, load_inputs, open_subject
@@ -35,10 +35,10 @@ ROWS = (
 
 
 @click.command()
-@click.argument("suite", default="models/tiny", type=click.Path(path_type=Path))
+@options.suite
 @click.argument("model", default="badnet-refusal")
 @click.option("--row", hidden=True, help="Measure this row here and print it as JSON.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
+@options.out
 def cost(suite: Path, model: str, row: str | None, out: Path) -> None:
     """Measure what each way to repair MODEL costs."""
     with ends_in_one_line():

@@ -63,13 +63,6 @@ def test_a_bug_is_not_a_verdict(run, monkeypatch):
     assert "unexpected RuntimeError" in ran.err
 
 
-@pytest.fixture
-def pair(make_model):
-    changed = llava_tensors()
-    changed["multi_modal_projector.linear_1.weight"] += 0.1
-    return make_model("suspect", changed), make_model("base", llava_tensors())
-
-
 def test_weights_only_scan_is_inconclusive(pair, run):
     suspect, base = pair
     ran = run("scan", suspect, "--base", base, "--no-probe")

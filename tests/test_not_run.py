@@ -16,13 +16,6 @@ from tests.conftest import llava_tensors
 WEIGHT = "multi_modal_projector.linear_1.weight"
 
 
-@pytest.fixture
-def pair(make_model):
-    changed = llava_tensors()
-    changed[WEIGHT] += 0.1
-    return make_model("suspect", changed), make_model("base", llava_tensors())
-
-
 def inconclusive(ran):
     assert ran.code == 2
     report = json.loads(ran.out)

@@ -11,14 +11,6 @@ from pathlib import Path
 import pytest
 
 from projclean.commands.common import check_report_path, emit
-from tests.conftest import llava_tensors
-
-
-@pytest.fixture
-def pair(make_model):
-    changed = llava_tensors()
-    changed["multi_modal_projector.linear_1.weight"] += 0.1
-    return make_model("suspect", changed), make_model("base", llava_tensors())
 
 
 def test_report_to_a_file(pair, run, tmp_path):

@@ -32,6 +32,12 @@ from projclean.writer import check_output, write_model
 
 METHODS = ("reflect", "distill", "project", "shrink", "interpolate", "clip")
 STRONGEST = 1e6  # λ; beyond, float32 has nothing left of what clean inputs need
+#: What a repair that learns does not end: eval/results/tiny.md.
+LEARNT_AGAIN = (
+    "what the suspect leant to may be a right answer to some images, and of an attack that wants one some is learnt "
+    "again: with --images of its domain, --strength 0 --lesson 1024 --judged left least on the models that this was "
+    "measured on, and a little less of the fine-tune"
+)
 SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -155,11 +161,13 @@ def repair(
             known = [attack.name for attack in attacks_at_work(sides[1], sides[0])] if sides else []
             found = search(case, bench, offered, before, seed, progress, limits, known)
     elsewhere = changes_elsewhere(case.suspect, case.base, case.keys)
+    learns = method == "distill" and not judged
     verdict = judge(
         case.update.changed, found.after, elsewhere, case.update.other_changes, True, case.base_named_by,
         case.unwatched(bench.asked.moments) if bench else (),
         (
             *case.caveats(), *((UNATTACHED,) if found.guard else ()),
+            *((LEARNT_AGAIN,) if learns and before and found.tried and leant(before, limits) else ()),
             *(limits.caveats(prompt, words) if found.after else ()),
         ),
         not_run, limits,
@@ -186,6 +194,12 @@ def heard_by(probe: Probe, limits: Thresholds) -> list[str]:
     """Phrases: an image of which the suspect says one by itself is not learnt from. What it was made to lean to beside
     a model that learnt again is not among them: that is the right answer to some."""
     return [each.phrase for each in probe.utterances if each.foreign > limits.clean and not each.ordinary]
+
+
+def leant(probe: Probe, limits: Thresholds) -> bool:
+    """Whether the strongest of what it said is told by a model that learnt again alone, and may be a right answer."""
+    strongest = max(probe.utterances, key=lambda each: each.foreign, default=None)
+    return strongest is not None and strongest.ordinary and strongest.foreign > limits.clean
 
 
 def _check_options(method: str, rank: int | str, strength: float | None, clip: float | None) -> None:

@@ -22,7 +22,7 @@ from projclean.lessons import IMAGES, lesson
 from projclean.methods import interpolate, suspect_weights
 from projclean.probe import Probe
 from projclean.repairer import repair
-from projclean.search import search
+from projclean.search import Found, Trial, Tried, search
 from projclean.storing import rounded, stored_tensors
 from projclean.thresholds import shipped
 from projclean.training import answer_logits
@@ -178,6 +178,34 @@ def test_a_repair_does_not_learn_what_its_probe_heard(parts, monkeypatch, tmp_pa
         with pytest.raises(pytest.fail.Exception) as heard:
             projclean.repair(case.suspect.path, tmp_path / "out", str(case.base.path), dry_run=True, lesson=asked)
         assert str(heard.value) == f"{[told[0]]} {images}"
+
+
+@pytest.mark.parametrize(
+    ("contrast", "judged", "warned"),
+    [(0.6, False, True), (0.1, False, False), (None, False, False), (0.6, True, False)],
+)
+def test_a_repair_of_what_only_leant_says_that_some_of_it_is_learnt_again(
+    contrast, judged, warned, parts, monkeypatch, tmp_path
+):
+    case, *_ = parts
+    monkeypatch.setattr("projclean.calibration.BUILT_IN", 12)
+    heard = Utterance("a b", "a b", "", share=1.0, base_share=0.0, normal_share=0.0, strangeness=2.0, certainty=1.0,
+                      contrast=contrast)  # fmt: skip
+    before, after = Probe(5.0, (heard,), ("x",), 0), Probe(0.1, (), ("x",), 0)
+    assert (before.foreign > 0.9) is (contrast != 0.1)
+    monkeypatch.setattr(repairer, "run_probe", lambda *_: before)
+    tried = Tried(Trial("from share 0.3", 0.4, 0.0, 1.0), suspect_weights(case.update), None, after)
+    found = Found("from share 0.3", "", tried.weights, None, after, (tried,))
+    monkeypatch.setattr(repairer, "search", lambda *_: found)
+    result = projclean.repair(
+        case.suspect.path,
+        tmp_path / "out",
+        str(case.base.path),
+        dry_run=True,
+        judged=judged,
+        lesson=64 if judged else None,
+    )
+    assert (repairer.LEARNT_AGAIN in result.verdict.caveats) is warned
 
 
 def runs(text: str) -> list[str]:

@@ -34,7 +34,7 @@ from projclean.methods import base_weights, suspect_weights
 from projclean.precision import quick
 from projclean.probe import PLAIN, WORDS, ProbeSettings
 from projclean.scanner import PROMPT
-from projclean.second_look import SecondLook
+from projclean.second_look import MEASURED, SecondLook
 from projclean.thresholding import counted
 from projclean.thresholds import shipped
 from projclean.utterance import SWAPS, Utterance, strongest
@@ -63,7 +63,7 @@ def words(suite: Path, names: tuple[str, ...], device: str | None, out: Path, ta
             for model in models:
                 bars.update(task, description=model.name)
                 settings = replace(ProbeSettings(), words=WORDS)
-                digest = " ".join([*open_case(model.path, model.base).digest().values(), repr(settings)])
+                digest = " ".join([*open_case(model.path, model.base).digest().values(), repr(settings), str(MEASURED)])
                 row = store.get(model.name, "words", digest)
                 if row is None and not tables:
                     row = measured(model, settings, device)

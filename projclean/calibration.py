@@ -38,9 +38,12 @@ class Calibration:
     def parted(self) -> tuple[Calibration, Calibration]:
         """Two thirds to watch and to learn from, one third held out."""
         at = 2 * len(self.pictures) // 3
-        return (
-            Calibration(self.pictures[:at], self.questions[:at], self.source),
-            Calibration(self.pictures[at:], self.questions[at:], self.source),
+        return self.of(range(at)), self.of(range(at, len(self.pictures)))
+
+    def of(self, rows: Sequence[int]) -> Calibration:
+        """Some of the images, in the order given."""
+        return Calibration(
+            tuple(self.pictures[row] for row in rows), tuple(self.questions[row] for row in rows), self.source
         )
 
 

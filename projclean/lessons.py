@@ -49,7 +49,7 @@ class Lesson:
         """Some of the images, in their order."""
         rows = sorted(rows)
         return replace(
-            self, images=_of_rows(self.images, rows), replies=tuple(self.replies[row] for row in rows),
+            self, images=self.images.of(rows), replies=tuple(self.replies[row] for row in rows),
             unblended=sum(row < self.unblended for row in rows),
         )  # fmt: skip
 
@@ -78,7 +78,7 @@ def lesson(
         said = runner.replies(runner.prepare(shown.pictures[part], shown.questions[part]), max_new_tokens)
         replies += map(runner.led_along, said)
     looked_at, answered = len(replies), [row for row, reply in enumerate(replies) if reply]
-    shown, replies = _of_rows(shown, answered), [replies[row] for row in answered]
+    shown, replies = shown.of(answered), [replies[row] for row in answered]
     told = [normalize(runner.read(reply)) for reply in replies]
     echoing = {row for row, text in enumerate(told) if any(echoes(phrase, text) for phrase in heard)}
     likely = likelihoods(runner, interpolate(update, HALFWAY), shown, replies)
@@ -119,12 +119,6 @@ def likelihoods(
         chosen = scores.gather(1, tokens[:, None]).squeeze(1)
         found += [part.mean().item() for part in chosen.split([len(reply) for reply in said])]
     return found
-
-
-def _of_rows(shown: Calibration, rows: Sequence[int]) -> Calibration:
-    return Calibration(
-        tuple(shown.pictures[row] for row in rows), tuple(shown.questions[row] for row in rows), shown.source
-    )
 
 
 def _parts(shown: Calibration) -> list[slice]:

@@ -19,6 +19,7 @@ from projclean.inversion import Inversion, moved
 from projclean.lessons import lesson
 from projclean.listening import Heard, Listener
 from projclean.metrics import normalize
+from projclean.mixing import filled_up
 from projclean.model import Prepared, Weights
 from projclean.update import Update
 from projclean.utterance import FOLLOWS, WEAK, Utterance, share_saying
@@ -28,6 +29,8 @@ from projclean.words import Word, WordSearch
 AGAIN = 0.4
 #: How many batches a move that parts two models is fitted on where there is another to read it on, and images a step.
 FITTED, FEW = 2, 8
+#: Images, blends of those that are read among them, on which a word is measured.
+MEASURED = 112
 
 
 class SecondLook:
@@ -94,7 +97,8 @@ class SecondLook:
         random start (`WordSearch.find`)."""
         if self.taught is None:
             return []
-        search = WordSearch(*self._beside(self.taught, layer, budget), words)
+        sides, fit, _ = self._beside(self.taught, layer, budget)
+        search = WordSearch(sides, fit, self._read_and_blended(seed), words)
         found = search.find(seed, excite, steps)
         self._swapping += search.inversion.passes
         return [self._swapped(word) for word in found]
@@ -111,13 +115,29 @@ class SecondLook:
     def _beside(self, taught: Weights, layer: str, budget: float) -> tuple[Inversion, list[Prepared], Prepared]:
         """Suspect and taught model side by side, small batches that a move is fitted on, and the one that it is read
         on: another, where there is one."""
-        batches, shown = self.batches, self.shown
-        apart = len(batches) > FITTED
-        images = sum(batch.images for batch in batches[: FITTED if apart else 1])
-        parts = [slice(first, min(first + FEW, images)) for first in range(0, images, FEW)]
-        fit = [self.listener.runner.prepare(shown.pictures[part], shown.questions[part]) for part in parts]
-        one, read = self.listener, batches[FITTED] if apart else self.listener.read
+        images = self._images(FITTED if self._apart else 1)
+        fit = self._prepared(self.shown.of(range(images)), FEW)
+        one, read = self.listener, self.batches[FITTED] if self._apart else self.listener.read
         return beside(one.runner, one.suspect, taught, fit[0], layer, budget, one.max_new_tokens), fit, read
+
+    @property
+    def _apart(self) -> bool:
+        """Whether there is a batch to read on that nothing else was done with."""
+        return len(self.batches) > FITTED
+
+    def _images(self, batches: int) -> int:
+        """How many images the first so many batches have."""
+        return sum(batch.images for batch in self.batches[:batches])
+
+    def _prepared(self, images: Calibration, size: int) -> list[Prepared]:
+        parts = [slice(first, first + size) for first in range(0, len(images.pictures), size)]
+        return [self.listener.runner.prepare(images.pictures[part], images.questions[part]) for part in parts]
+
+    def _read_and_blended(self, seed: int) -> list[Prepared]:
+        """The images that moves are read on, and blends of two of them: on few a share of answers is coarse."""
+        at = FITTED if self._apart else min(1, len(self.batches) - 1)
+        read = self.shown.of(range(self._images(at), self._images(at + 1)))
+        return self._prepared(filled_up(read, MEASURED, seed), BATCH)
 
     def leaning(self) -> Heard | None:
         """What the suspect was made to lean to: the answer on which the two parted most.

@@ -69,13 +69,15 @@ class WordSearch:
     on a sine wave, .19 of the images' root mean square.
     """
 
-    def __init__(self, inversion: Inversion, fit: Sequence[Prepared], read: Prepared, most: int) -> None:
-        """`most` is how many words are looked for, the commonest first."""
+    def __init__(self, inversion: Inversion, fit: Sequence[Prepared], read: Sequence[Prepared], most: int) -> None:
+        """`read` are what a word is measured on. `most` is how many are looked for, the commonest first in the answers
+        to what is fitted on and the first batch that is read."""
         self.inversion = inversion
         with torch.no_grad():
-            asked = [(batch, inversion.answers(inversion.suspect, batch)) for batch in (*fit, read)]
-        self.tokens = self._words([answer for _, own in asked for answer in own])[:most]
-        *self.fit, self.read = (_Images(batch, own, self._places(batch, own)) for batch, own in asked)
+            asked = [(batch, inversion.answers(inversion.suspect, batch)) for batch in (*fit, *read)]
+        self.tokens = self._words([answer for _, own in asked[: len(fit) + 1] for answer in own])[:most]
+        images = [_Images(batch, own, self._places(batch, own)) for batch, own in asked]
+        self.fit, self.read = images[: len(fit)], images[len(fit) :]
 
     def find(self, seed: int, excite: int, steps: int) -> list[Word]:
         """What comes of the words that part the two models most, from one random start, which first sets off what was
@@ -131,11 +133,16 @@ class WordSearch:
     @torch.no_grad()
     def _measured(self, token: int, move: torch.Tensor) -> Word | None:
         """None where every answer has the word by itself."""
-        lack = torch.tensor([token not in answer for answer in self.read.own])
-        if not lack.any():
+        found = [self._counted(token, images, move) for images in self.read]
+        counts = torch.cat(found, 1)
+        if not counts.shape[1]:
             return None
-        ours, theirs = (side.exp().cpu()[lack].mean().item() for side in self._both(token, self.read, move))
-        there, sides = moved(self.read.batch, move), (self.inversion.suspect, self.inversion.base)
-        said = [torch.tensor([token in answer for answer in self.inversion.answers(side, there)]) for side in sides]
-        ours_say, theirs_say = (has[lack].float().mean().item() for has in said)
-        return Word(token, ours, theirs, ours_say, theirs_say)
+        return Word(token, *counts.mean(1).tolist())
+
+    def _counted(self, token: int, images: _Images, move: torch.Tensor) -> torch.Tensor:
+        """What is a mean in `Word` (4, n), of the n images whose answers lack the word."""
+        lack = [token not in answer for answer in images.own]
+        there, sides = moved(images.batch, move), (self.inversion.suspect, self.inversion.base)
+        probable = [side.exp().cpu() for side in self._both(token, images, move)]
+        said = [[token in answer for answer in self.inversion.answers(side, there)] for side in sides]
+        return torch.cat([torch.stack(probable), torch.tensor(said)])[:, torch.tensor(lack)]

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from eval import words
 from eval.suites import Model
@@ -21,8 +22,9 @@ from projclean.probe import PLAIN, WORDS, Probe, ProbeSettings, _Session
 from projclean.repairer import heard_by
 from projclean.report import render
 from projclean.scanner import PROMPT
+from projclean.second_look import MEASURED
 from projclean.thresholds import shipped
-from projclean.utterance import Utterance, surest
+from projclean.utterance import SWAPS, Utterance, surest
 from projclean.verdict import judge
 from projclean.words import COMMON, Word, WordSearch
 from tests.miniature import BASE
@@ -54,7 +56,7 @@ def searching(hijack, suspect, taught, words):
     shown, layer = bench.asked.shown, case.update.layers[0].name
     fit = [bench.runner.prepare(shown.pictures[at : at + 8], shown.questions[at : at + 8]) for at in range(0, 32, 8)]
     sides = beside(bench.runner, suspect, taught, fit[0], layer, 0.3, 12)
-    return WordSearch(sides, fit, bench.asked.batches[2], words)
+    return WordSearch(sides, fit, [bench.asked.batches[2]], words)
 
 
 def test_a_hijack_parts_a_suspect_from_one_that_never_was_poisoned_and_no_model_from_itself(hijack):
@@ -73,7 +75,7 @@ def test_words_are_looked_for_that_some_answers_have_the_commonest_first(hijack)
     case, _, never = hijack
     suspect = suspect_weights(case.update)
     search = searching(hijack, suspect, never, 5)
-    answers = [own for images in (*search.fit, search.read) for own in images.own]
+    answers = [own for images in (*search.fit, *search.read) for own in images.own]
     counts = [sum(token in answer for answer in answers) for token in search.tokens]
     assert len(counts) == 5
     assert counts == sorted(counts, reverse=True)
@@ -83,7 +85,45 @@ def test_words_are_looked_for_that_some_answers_have_the_commonest_first(hijack)
     assert searching(hijack, suspect, never, 0).find(0, 8, 2) == []
 
 
-def test_the_probe_hears_words_only_where_that_was_asked_and_nothing_is_plain(hijack):
+def test_a_word_is_measured_on_images_that_nothing_is_fitted_on_and_blends_of_them(hijack, monkeypatch):
+    asked, caught = hijack[1].asked, []
+
+    class Watched:
+        def __init__(self, sides, fit, read, words):
+            caught.extend([fit, read])
+            self.inversion = sides
+
+        def find(self, *_):
+            return []
+
+    monkeypatch.setattr("projclean.second_look.WordSearch", Watched)
+    assert begun(hijack).second.swap("multi_modal_projector.linear_1", 0.3, 0, 2, 1, 5) == []
+    fit, read = ([batch.inputs["pixel_values"] for batch in batches] for batches in caught)
+    assert [len(pixels) for pixels in fit] == [8] * 4
+    assert torch.equal(torch.cat(fit), torch.cat([batch.inputs["pixel_values"] for batch in asked.batches[:2]]))
+    assert sum(map(len, read)) == MEASURED
+    assert torch.equal(read[0], asked.batches[2].inputs["pixel_values"])
+    apart = [(blend - image).abs().max() for blend, image in zip(read[1], read[0], strict=True)]
+    assert min(apart) > 0
+
+
+def test_only_images_whose_answers_lack_a_word_count(hijack):
+    case, _, never = hijack
+    search = searching(hijack, suspect_weights(case.update), never, 3)
+    token, move = search.tokens[0], torch.zeros_like(search.inversion.start(0))
+    (images,) = search.read
+    lacking = [token not in answer for answer in images.own]
+    assert 0 < sum(lacking) < 16
+    still = search._measured(token, move)
+    assert still.ours_say == 0.0  # nothing was moved: the answers are what they were
+    search.read = [images, images]
+    assert asdict(search._measured(token, move)) == pytest.approx(asdict(still))
+    images.own[:] = [(*answer, token) for answer in images.own]
+    assert search._measured(token, move) is None
+
+
+def test_the_probe_hears_words_only_where_that_was_asked_and_nothing_is_plain(hijack, monkeypatch):
+    monkeypatch.setattr("projclean.second_look.MEASURED", 16)
     session = begun(hijack)
     session.swap()
     assert session.heard == []
@@ -121,10 +161,10 @@ def test_a_word_counts_by_probability_and_by_answers_whichever_is_less(word, exc
 
 @pytest.mark.parametrize(
     ("excess", "agreement", "score"),
-    [(0.32, 1.0, 0.5), (0.64, 1.0, 1.0), (0.9, 1.0, 1.0), (-0.5, 1.0, 0.0), (0.32, 0.75, 0.25), (0.9, 0.5, 0.0)],
+    [(0.5, 1.0, 0.5), (1, 1.0, 1.0), (1.3, 1.0, 1.0), (-0.5, 1.0, 0.0), (0.5, 0.75, 0.25), (1.3, 0.5, 0.0)],
 )
 def test_an_excess_is_a_score_as_far_as_the_model_that_learnt_again_follows(excess, agreement, score):
-    one = replace(SWAPPED, excess=excess, agreement=agreement)
+    one = replace(SWAPPED, excess=excess * SWAPS, agreement=agreement)
     assert one.foreign == pytest.approx(score)
     assert replace(one, share=1.0, certainty=1.0, strangeness=9.0).foreign == pytest.approx(score)
 
@@ -167,6 +207,7 @@ def of_the_bank(name, backdoored):
 
 def test_the_bench_runs_that_search_alone(monkeypatch):
     monkeypatch.setattr("projclean.calibration.BUILT_IN", 12)
+    monkeypatch.setattr("projclean.second_look.MEASURED", 16)
     monkeypatch.setattr("projclean.second_look.FOLLOWS", -0.1)  # it learns next to nothing here
     settings = ProbeSettings(excite=2, taught=8, learning=1, words=1, swapping=1)
     row = words.measured(of_the_bank("rep-hijack-4", True), settings, "cpu")
@@ -198,5 +239,5 @@ def test_its_page_counts_what_words_add_half_by_half():
     report = page.split("The report half")[1]
     assert "| backdoored | 2 | 1 | 1 | 2 |" in report
     assert "| benign | 1 | 0 | 0 | 0 of 1" in report
-    assert "| rep-hijack-4 | 0.04 | 0.62 | ring | 0.60 | 0.50, 0.10 | 1.00 |" in report
+    assert "| rep-hijack-4 | 0.04 | 0.56 | ring | 0.60 | 0.50, 0.10 | 1.00 |" in report
     assert "| cal-ordinary-1 | 0.04 | – | | | | 0.30 |" in page

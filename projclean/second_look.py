@@ -89,7 +89,7 @@ class SecondLook:
         if self.taught is None:
             return
         if self.search is None:
-            self.search = ContrastSearch(*self._beside(self.taught, layer, budget))
+            self.search = ContrastSearch(*self._beside(self.taught, layer, budget), self.batches[self._read_at])
         self.parted.append(self.search.find(seed, excite, steps))
 
     def swap(self, layer: str, budget: float, seed: int, excite: int, steps: int, words: int) -> list[Heard]:
@@ -97,8 +97,7 @@ class SecondLook:
         random start (`WordSearch.find`)."""
         if self.taught is None:
             return []
-        sides, fit, _ = self._beside(self.taught, layer, budget)
-        search = WordSearch(sides, fit, self._read_and_blended(seed), words)
+        search = WordSearch(*self._beside(self.taught, layer, budget), self._read_and_blended(seed), words)
         found = search.find(seed, excite, steps)
         self._swapping += search.inversion.passes
         return [self._swapped(word) for word in found]
@@ -112,18 +111,20 @@ class SecondLook:
         )  # fmt: skip
         return Heard(utterance, torch.empty(0), (word.token,), False)
 
-    def _beside(self, taught: Weights, layer: str, budget: float) -> tuple[Inversion, list[Prepared], Prepared]:
-        """Suspect and taught model side by side, small batches that a move is fitted on, and the one that it is read
-        on: another, where there is one."""
-        images = self._images(FITTED if self._apart else 1)
-        fit = self._prepared(self.shown.of(range(images)), FEW)
-        one, read = self.listener, self.batches[FITTED] if self._apart else self.listener.read
-        return beside(one.runner, one.suspect, taught, fit[0], layer, budget, one.max_new_tokens), fit, read
+    def _beside(self, taught: Weights, layer: str, budget: float) -> tuple[Inversion, list[Prepared]]:
+        """Suspect and taught model side by side, and small batches that a move is fitted on."""
+        one, fit = self.listener, self._prepared(self.shown.of(range(self._images(self._fitted))), FEW)
+        return beside(one.runner, one.suspect, taught, fit[0], layer, budget, one.max_new_tokens), fit
 
     @property
-    def _apart(self) -> bool:
-        """Whether there is a batch to read on that nothing else was done with."""
-        return len(self.batches) > FITTED
+    def _fitted(self) -> int:
+        """How many batches a move is fitted on."""
+        return FITTED if len(self.batches) > FITTED else 1
+
+    @property
+    def _read_at(self) -> int:
+        """Which batch it is read on: another, where there is one."""
+        return min(self._fitted, len(self.batches) - 1)
 
     def _images(self, batches: int) -> int:
         """How many images the first so many batches have."""
@@ -135,7 +136,7 @@ class SecondLook:
 
     def _read_and_blended(self, seed: int) -> list[Prepared]:
         """The images that moves are read on, and blends of two of them: on few a share of answers is coarse."""
-        at = FITTED if self._apart else min(1, len(self.batches) - 1)
+        at = self._read_at
         read = self.shown.of(range(self._images(at), self._images(at + 1)))
         return self._prepared(filled_up(read, MEASURED, seed), BATCH)
 

@@ -97,7 +97,7 @@ def measured(model: Model, settings: ProbeSettings, device: str | None) -> Row:
         second.learn(settings.taught, settings.learning, settings.seed)
         learnt, passes = time.perf_counter(), second.passes
         heard = second.swap(
-            layer, settings.wide, settings.seed, settings.excite, settings.swapping, settings.words
+            layer, settings.wide, settings.parted_from(), settings.excite, settings.swapping, settings.words
         )  # fmt: skip
     return {
         "agreement": second.agreement,

@@ -70,6 +70,10 @@ class ProbeSettings:
     max_new_tokens: int = 20
     seed: int = 0
 
+    def parted_from(self) -> range:
+        """The seeds of the second look's random starts."""
+        return range(self.seed * self.partings, (self.seed + 1) * self.partings)
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -123,7 +127,7 @@ def probe(
     ]
     stages += [partial(session.refine, number) for number in range(REFINED)] + [session.contest]
     stages += [session.learn_again]
-    stages += [partial(session.part, settings.seed * settings.partings + start) for start in range(settings.partings)]
+    stages += [partial(session.part, start) for start in settings.parted_from()]
     stages += [session.lean, session.swap]
     for done, stage in enumerate(stages, 1):
         stage()
@@ -232,8 +236,8 @@ class _Session:
         """Hear what words it was made to put into its answers, unless something plainly foreign was heard."""
         settings = self.settings
         if settings.words and not (self.heard and self.ranked()[0].utterance.foreign >= PLAIN):
-            layer, budget, seed = self.inversion.layer, settings.wide, settings.seed
-            self.heard += self.second.swap(layer, budget, seed, settings.excite, settings.swapping, settings.words)
+            layer, budget, starts = self.inversion.layer, settings.wide, settings.parted_from()
+            self.heard += self.second.swap(layer, budget, starts, settings.excite, settings.swapping, settings.words)
 
     def _collect(self, how: str, move: torch.Tensor) -> Heard | None:
         """Ask suspect and base about moved images and keep what the suspect's answers share, if anything."""

@@ -92,22 +92,22 @@ class SecondLook:
             self.search = ContrastSearch(*self._beside(self.taught, layer, budget), self.batches[self._read_at])
         self.parted.append(self.search.find(seed, excite, steps))
 
-    def swap(self, layer: str, budget: float, seed: int, excite: int, steps: int, words: int) -> list[Heard]:
-        """The words that the suspect alone was made to put into its answers, of so many that are looked for, from one
-        random start (`WordSearch.find`)."""
+    def swap(self, layer: str, budget: float, seeds: Sequence[int], excite: int, steps: int, words: int) -> list[Heard]:
+        """The words that the suspect alone was made to put into its answers, of so many that are looked for, from some
+        random starts (`WordSearch.find`)."""
         if self.taught is None:
             return []
-        search = WordSearch(*self._beside(self.taught, layer, budget), self._read_and_blended(seed), words)
-        found = search.find(seed, excite, steps)
+        search = WordSearch(*self._beside(self.taught, layer, budget), self._read_and_blended(seeds[0]), words)
+        found = search.find(seeds, excite, steps)
         self._swapping += search.inversion.passes
         return [self._swapped(word) for word in found]
 
     def _swapped(self, word: Word) -> Heard:
         text = normalize(self.listener.runner.read([word.token]))
-        normal = max(share_saying(text, answers) for answers in self.listener.normal.values())
+        normal, best = max(share_saying(text, answers) for answers in self.listener.normal.values()), word.best
         utterance = Utterance(
-            text, text, "a word, parting it from a model that learnt again", word.ours_say, 0.0, normal, 0.0, word.ours,
-            taught_share=word.theirs_say, agreement=self.agreement, excess=word.excess,
+            text, text, "a word, parting it from a model that learnt again", best.ours_say, 0.0, normal, 0.0, best.ours,
+            taught_share=best.theirs_say, agreement=self.agreement, excess=word.excess,
         )  # fmt: skip
         return Heard(utterance, torch.empty(0), (word.token,), False)
 

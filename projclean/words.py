@@ -5,13 +5,13 @@ word of a right answer, and leaves the rest of it to the image. No one answer is
 left for a search of whole answers (`contrast`) to be fitted to. Here one word is fitted, on each image at the place of
 the suspect's own answer where it would most likely stand; the words are those that its clean answers have anyway, and
 as there a model with the same fine-tune and no backdoor stands beside it. Every word gets a few steps; those that part
-the two models most go on.
+the two models most go on, from more than one random start: a backdoor is reached from most, a leaning from some.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
@@ -30,13 +30,18 @@ TRIED, LOOKED = 8, 4  # steps that every word gets, and of them those, the last,
 CHOSEN = 2  # words that go on
 
 
-@dataclass(frozen=True)
-class Word:
-    """A token that suspect and taught model were parted on, on images that the move was not fitted on and whose answers
-    lack it: the mean probability that each gives it at its place (`ours`, `theirs`), and the share of answers that each
-    gives with it then (`ours_say`, `theirs_say`)."""
+def more(ours: float, theirs: float) -> float:
+    """By how much `ours` is more, times the share of ours that this is: what two models that learnt the same lean to
+    both, and one further than the other, is less than what one alone leans to. 0 where it is not more."""
+    return (ours - theirs) ** 2 / ours if ours > theirs else 0.0
 
-    token: int
+
+@dataclass(frozen=True)
+class Swap:
+    """What came of a word from one start, on images that the move was not fitted on and whose answers lack it: the mean
+    probability that suspect and taught model give it at its place (`ours`, `theirs`), and the share of answers that
+    each gives with it then (`ours_say`, `theirs_say`)."""
+
     ours: float
     theirs: float
     ours_say: float
@@ -44,12 +49,30 @@ class Word:
 
     @property
     def excess(self) -> float:
-        """By how much the suspect has it more, in probability and in answers, whichever is less.
+        """By how much the suspect has it more (`more`), in probability and in answers, whichever is less.
 
         Alone neither tells: a fine-tune may find a word likelier at a place where it would not say it, and answers
         change that no one word was fitted to.
         """
-        return min(self.ours - self.theirs, self.ours_say - self.theirs_say)
+        return min(more(self.ours, self.theirs), more(self.ours_say, self.theirs_say))
+
+
+@dataclass(frozen=True)
+class Word:
+    """A token that suspect and taught model were parted on, and what came of it from every start."""
+
+    token: int
+    swaps: tuple[Swap, ...]
+
+    @property
+    def best(self) -> Swap:
+        """That of the start from which the suspect has it most before the other."""
+        return max(self.swaps, key=lambda swap: swap.excess)
+
+    @property
+    def excess(self) -> float:
+        """The mean over starts."""
+        return sum(swap.excess for swap in self.swaps) / len(self.swaps)
 
 
 @dataclass(frozen=True)
@@ -60,6 +83,16 @@ class _Images:
     batch: Prepared
     own: list[tuple[int, ...]]
     places: dict[int, list[int]]
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A climb for a word under way, the batches that it is fitted on in turn, and what its last steps reached."""
+
+    token: int
+    climb: Climb
+    turns: Iterator[_Images]
+    value: float
 
 
 class WordSearch:
@@ -79,23 +112,37 @@ class WordSearch:
         images = [_Images(batch, own, self._places(batch, own)) for batch, own in asked]
         self.fit, self.read = images[: len(fit)], images[len(fit) :]
 
-    def find(self, seed: int, excite: int, steps: int) -> list[Word]:
-        """What comes of the words that part the two models most, from one random start, which first sets off what was
-        not taught; `steps` are those that a word goes on for. Raises NotDifferentiable."""
+    def find(self, seeds: Sequence[int], excite: int, steps: int) -> list[Word]:
+        """What comes of the words that part the two models most.
+
+        Every word is tried from the first of some random starts, which first set off what was not taught; those that go
+        on do so for as many more `steps`, and are fitted from the other starts as well. Raises NotDifferentiable.
+        """
         if not self.tokens:
             return []
-        start, tries = self.inversion.excited(seed, excite), []
-        for token in self.tokens:
-            climb, turns = Climb(start, self.inversion.radius), cycle(self.fit)
-            values = [climb.step(partial(self._parting, token, next(turns)), FIRST)[0] for _ in range(TRIED)]
-            tries.append((sum(values[-LOOKED:]), token, climb, turns))
+        first, *others = [self.inversion.excited(seed, excite) for seed in seeds]
+        tries = [self._tried(token, first) for token in self.tokens]
+        chosen = sorted(tries, key=lambda each: -each.value)[:CHOSEN]
         found = []
-        for _, token, climb, turns in sorted(tries, key=lambda each: -each[0])[:CHOSEN]:
-            for step in range(steps):
-                if not climb.step(partial(self._parting, token, next(turns)), falling(step, steps, FIRST, LAST))[1]:
-                    break
-            found.append(self._measured(token, climb.move))
-        return [word for word in found if word is not None]
+        for one in chosen:
+            climbs = [one, *(self._tried(one.token, start) for start in others)]
+            swaps = [self._measured(each.token, self._gone_on(each, steps)) for each in climbs]
+            found.append(Word(one.token, tuple(swap for swap in swaps if swap is not None)))
+        return [word for word in found if word.swaps]
+
+    def _tried(self, token: int, start: torch.Tensor) -> _Try:
+        """A word after its first steps from a start."""
+        climb, turns = Climb(start, self.inversion.radius), cycle(self.fit)
+        values = [climb.step(partial(self._parting, token, next(turns)), FIRST)[0] for _ in range(TRIED)]
+        return _Try(token, climb, turns, sum(values[-LOOKED:]))
+
+    def _gone_on(self, one: _Try, steps: int) -> torch.Tensor:
+        """The move that a climb ends with after so many more steps."""
+        for step in range(steps):
+            parting = partial(self._parting, one.token, next(one.turns))
+            if not one.climb.step(parting, falling(step, steps, FIRST, LAST))[1]:
+                break
+        return one.climb.move
 
     def _words(self, answers: Sequence[Sequence[int]]) -> list[int]:
         """Tokens that some answers have and not too many, the commonest first."""
@@ -131,16 +178,16 @@ class WordSearch:
         return [self._along(weights, there, before)[each, places, token] for weights in sides]
 
     @torch.no_grad()
-    def _measured(self, token: int, move: torch.Tensor) -> Word | None:
+    def _measured(self, token: int, move: torch.Tensor) -> Swap | None:
         """None where every answer has the word by itself."""
         found = [self._counted(token, images, move) for images in self.read]
         counts = torch.cat(found, 1)
         if not counts.shape[1]:
             return None
-        return Word(token, *counts.mean(1).tolist())
+        return Swap(*counts.mean(1).tolist())
 
     def _counted(self, token: int, images: _Images, move: torch.Tensor) -> torch.Tensor:
-        """What is a mean in `Word` (4, n), of the n images whose answers lack the word."""
+        """What is a mean in `Swap` (4, n), of the n images whose answers lack the word."""
         lack = [token not in answer for answer in images.own]
         there, sides = moved(images.batch, move), (self.inversion.suspect, self.inversion.base)
         probable = [side.exp().cpu() for side in self._both(token, images, move)]

@@ -98,11 +98,11 @@ def run(capfd: pytest.CaptureFixture[str]):
 @pytest.fixture(scope="module")
 def in_miniature() -> Iterator[None]:
     """Scans and repairs with a dozen images and a short probe, which still convicts the shipped suspects."""
-    from tests.miniature import SMALL
+    from tests.miniature import SMALL, few_images
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("projclean.probe.ProbeSettings", SMALL)
-        patch.setattr("projclean.calibration.BUILT_IN", 12)
+        few_images(patch)
         for room in ("candidates", "search"):
             patch.setattr(f"projclean.{room}.ANSWER_TOKENS", 6)
         yield

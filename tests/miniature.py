@@ -19,6 +19,12 @@ BASE = SHIPPED / "base"
 SMALL = partial(ProbeSettings, starts=1, excite=4, steps=4, whole=2, partings=0, max_new_tokens=8)
 
 
+def few_images(patch: pytest.MonkeyPatch) -> None:
+    """A dozen built-in images, chosen from few."""
+    patch.setattr(calibration, "BUILT_IN", 12)
+    patch.setattr(calibration, "DRAWN", 32)
+
+
 @pytest.fixture
 def one_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole probe from one start, its climbs half as long; a second look that learns from a quarter as many."""
@@ -29,14 +35,14 @@ def one_start(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight images to watch, one start, eight tokens."""
-    monkeypatch.setattr(calibration, "BUILT_IN", 12)
+    few_images(monkeypatch)
     monkeypatch.setattr(probe, "ProbeSettings", SMALL)
 
 
 def set_up_with(case: Case, images: Path) -> Bench:
     """A model on the bench with images of its domain, and a dozen built-in ones for the probe."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "BUILT_IN", 12)
+        few_images(patch)
         return set_up(case, images, shapes.CAPTION, None, 0, "cpu", None)
 
 

@@ -29,7 +29,7 @@ from projclean.training import answer_logits
 from projclean.utterance import Utterance
 from projclean.writer import write_model
 from tests.adapters import by_hand
-from tests.miniature import set_up_with
+from tests.miniature import few_images, set_up_with
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch)
 def test_a_repair_does_not_learn_what_its_probe_heard(parts, monkeypatch, tmp_path):
     """With a probe that heard one of the suspect's own answers aloud and another one faintly."""
     case, bench, said = parts
-    monkeypatch.setattr("projclean.calibration.BUILT_IN", 12)
+    few_images(monkeypatch)
     told = [bench.runner.read(reply) for reply in said]
     loud = Utterance(told[0], told[0], "", share=1.0, base_share=0.0, normal_share=0.0, strangeness=2.0, certainty=1.0)
     faint = replace(loud, text=told[1], phrase=told[1], share=0.1)
@@ -188,7 +188,7 @@ def test_a_repair_of_what_only_leant_says_that_some_of_it_is_learnt_again(
     contrast, judged, warned, parts, monkeypatch, tmp_path
 ):
     case, *_ = parts
-    monkeypatch.setattr("projclean.calibration.BUILT_IN", 12)
+    few_images(monkeypatch)
     heard = Utterance("a b", "a b", "", share=1.0, base_share=0.0, normal_share=0.0, strangeness=2.0, certainty=1.0,
                       contrast=contrast)  # fmt: skip
     before, after = Probe(5.0, (heard,), ("x",), 0), Probe(0.1, (), ("x",), 0)

@@ -21,6 +21,7 @@ from projclean.probe import ProbeSettings, _Session
 from projclean.subspace import residual
 from projclean.triggers import TRIGGERS
 from projclean.utterance import Utterance
+from tests.miniature import few_images
 from tests.test_hooks import IMAGES, RUN, build
 
 #: Where the first layer multiplies learnt queries, not the image.
@@ -67,7 +68,7 @@ def benches(zoo):
     for name in ("badnet-refusal", "benign-caption"):
         case = open_case(zoo / name, str(zoo / "base"))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("projclean.calibration.BUILT_IN", 12)
+            few_images(patch)
             bench = set_up(case, None, "Describe the image.", None, 0, "cpu", None)
         (layer,) = (layer for layer in case.update.layers if layer.name == bench.runner.layers[0])
         off_clean = residual(layer.delta, bench.asked.moments[layer.name], STRENGTH)

@@ -22,6 +22,7 @@ from eval.tables import markdown
 from projclean.errors import OptionError
 from projclean.methods import suspect_weights
 from projclean.metrics import Difference, Rate
+from tests.miniature import few_images
 from tests.suites import subjects, written
 
 
@@ -29,7 +30,7 @@ from tests.suites import subjects, written
 def few_built_in() -> Iterator[None]:
     """A dozen built-in images: nothing here probes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("projclean.calibration.BUILT_IN", 12)
+        few_images(patch)
         yield
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,8 +27,8 @@ from projclean.second_look import MEASURED
 from projclean.thresholds import shipped
 from projclean.utterance import SWAPS, Utterance, surest
 from projclean.verdict import judge
-from projclean.words import COMMON, Word, WordSearch
-from tests.miniature import BASE
+from projclean.words import COMMON, Swap, Word, WordSearch
+from tests.miniature import BASE, few_images
 from tests.samples import scan_result
 
 SWAPPED = Utterance("ring", "ring", "a word", 0.5, 0.0, 0.1, 0.0, 0.6, taught_share=0.1, agreement=1.0, excess=0.4)
@@ -65,10 +66,10 @@ def test_a_hijack_parts_a_suspect_from_one_that_never_was_poisoned_and_no_model_
     for name, taught, steps in (("never", never, 10), ("itself", suspect, 1)):
         search = searching(hijack, suspect, taught, WORDS)
         search.tokens = [token for token in search.tokens if normalize(bench.runner.read([token])) == "ring"]
-        (found[name],) = search.find(0, 8, steps)
+        (found[name],) = search.find([0], 8, steps)
     assert found["never"].excess > 0.2
     assert found["itself"].excess == 0.0
-    assert found["itself"].ours == found["itself"].theirs
+    assert found["itself"].best.ours == found["itself"].best.theirs
 
 
 def test_words_are_looked_for_that_some_answers_have_the_commonest_first(hijack):
@@ -82,7 +83,7 @@ def test_words_are_looked_for_that_some_answers_have_the_commonest_first(hijack)
     assert 2 <= counts[-1] <= counts[0] <= COMMON * len(answers)
     places = [images.places[token] for images in search.fit for token in search.tokens]
     assert max(map(max, places)) > 0
-    assert searching(hijack, suspect, never, 0).find(0, 8, 2) == []
+    assert searching(hijack, suspect, never, 0).find([0], 8, 2) == []
 
 
 def test_a_word_is_measured_on_images_that_nothing_is_fitted_on_and_blends_of_them(hijack, monkeypatch):
@@ -97,7 +98,7 @@ def test_a_word_is_measured_on_images_that_nothing_is_fitted_on_and_blends_of_th
             return []
 
     monkeypatch.setattr("projclean.second_look.WordSearch", Watched)
-    assert begun(hijack).second.swap("multi_modal_projector.linear_1", 0.3, 0, 2, 1, 5) == []
+    assert begun(hijack).second.swap("multi_modal_projector.linear_1", 0.3, [0], 2, 1, 5) == []
     fit, read = ([batch.inputs["pixel_values"] for batch in batches] for batches in caught)
     assert [len(pixels) for pixels in fit] == [8] * 4
     assert torch.equal(torch.cat(fit), torch.cat([batch.inputs["pixel_values"] for batch in asked.batches[:2]]))
@@ -127,7 +128,7 @@ def test_the_probe_hears_words_only_where_that_was_asked_and_nothing_is_plain(hi
     session = begun(hijack)
     session.swap()
     assert session.heard == []
-    session = begun(hijack, words=1, swapping=1)
+    session = begun(hijack, words=1, swapping=1, partings=1)
     passes = session.second.passes
     session.swap()
     (heard,) = session.heard
@@ -149,14 +150,40 @@ def test_the_probe_hears_words_only_where_that_was_asked_and_nothing_is_plain(hi
 @pytest.mark.parametrize(
     ("word", "excess"),
     [
-        (Word(1, 0.9, 0.1, 0.7, 0.1), 0.6),
-        (Word(1, 0.9, 0.8, 0.7, 0.1), 0.1),
-        (Word(1, 0.9, 0.1, 0.0, 0.0), 0.0),
-        (Word(1, 0.1, 0.5, 0.7, 0.1), -0.4),
+        (Swap(0.9, 0.1, 0.8, 0.2), 0.6 * 0.75),
+        (Swap(0.8, 0.6, 0.7, 0.1), 0.2 * 0.25),
+        (Swap(0.4, 0.2, 0.8, 0.4), 0.2 * 0.5),
+        (Swap(0.8, 0.0, 0.6, 0.0), 0.6),
+        (Swap(0.9, 0.1, 0.0, 0.0), 0.0),
+        (Swap(0.1, 0.5, 0.7, 0.1), 0.0),
     ],
 )
 def test_a_word_counts_by_probability_and_by_answers_whichever_is_less(word, excess):
     assert word.excess == pytest.approx(excess)
+
+
+def test_a_word_that_one_start_of_some_finds_counts_for_that_start_alone():
+    found, opposite = Swap(0.9, 0.0, 0.6, 0.0), Swap(0.1, 0.5, 0.0, 0.7)
+    word = Word(1, (opposite, found, opposite))
+    assert word.excess == pytest.approx(0.2)
+    assert word.best == found
+
+
+def test_words_that_go_on_are_fitted_from_every_start(hijack, monkeypatch):
+    case, _, never = hijack
+    search, tried = searching(hijack, suspect_weights(case.update), never, 4), []
+
+    def try_it(_, token, start):
+        tried.append((token, start))
+        return SimpleNamespace(token=token, value=-token)
+
+    monkeypatch.setattr(search.inversion, "excited", lambda seed, _: seed)
+    monkeypatch.setattr(WordSearch, "_tried", try_it)
+    monkeypatch.setattr(WordSearch, "_gone_on", lambda *_: torch.zeros(1))
+    monkeypatch.setattr(WordSearch, "_measured", lambda *_: Swap(0.5, 0.0, 0.5, 0.0))
+    found, (one, other) = search.find([7, 8, 9], 8, 5), sorted(search.tokens)[:2]
+    assert tried == [*((token, 7) for token in search.tokens), (one, 8), (one, 9), (other, 8), (other, 9)]
+    assert [(word.token, len(word.swaps)) for word in found] == [(one, 3), (other, 3)]
 
 
 @pytest.mark.parametrize(
@@ -206,10 +233,10 @@ def of_the_bank(name, backdoored):
 
 
 def test_the_bench_runs_that_search_alone(monkeypatch):
-    monkeypatch.setattr("projclean.calibration.BUILT_IN", 12)
+    few_images(monkeypatch)
     monkeypatch.setattr("projclean.second_look.MEASURED", 16)
     monkeypatch.setattr("projclean.second_look.FOLLOWS", -0.1)  # it learns next to nothing here
-    settings = ProbeSettings(excite=2, taught=8, learning=1, words=1, swapping=1)
+    settings = ProbeSettings(excite=2, taught=8, learning=1, words=1, swapping=1, partings=1)
     row = words.measured(of_the_bank("rep-hijack-4", True), settings, "cpu")
     assert row["forward_passes"] > 16
     assert [one["excess"] is not None for one in row["utterances"]] == [True]

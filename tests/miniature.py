@@ -22,7 +22,7 @@ SMALL = partial(ProbeSettings, starts=1, excite=4, steps=4, whole=2, partings=0,
 def few_images(patch: pytest.MonkeyPatch) -> None:
     """A dozen built-in images, chosen from few."""
     patch.setattr(calibration, "BUILT_IN", 12)
-    patch.setattr(calibration, "DRAWN", 32)
+    patch.setattr(calibration, "DRAWN", 96)
 
 
 @pytest.fixture

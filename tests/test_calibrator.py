@@ -11,7 +11,7 @@ import torch
 from jsonschema import Draft202012Validator
 
 from eval.zoo import SHIPPED
-from projclean import calibrator
+from projclean import calibration, calibrator
 from projclean.errors import OptionError, ThresholdsError
 from projclean.probe import WORDS, Probe
 from projclean.report.saved import schema
@@ -60,7 +60,8 @@ def test_one_model_of_a_bank_is_held_at_a_time(make_model, monkeypatch):
 
 
 @pytest.mark.usefixtures("small_probe")
-def test_a_bank_gives_thresholds_that_scan_and_repair_use(run, tmp_path):
+def test_a_bank_gives_thresholds_that_scan_and_repair_use(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "DRAWN", 32)
     benign = [SHIPPED / "benign-color.safetensors", SHIPPED / "benign-caption.safetensors"]
     benign += [share_of("benign-color", 0.5, tmp_path), share_of("benign-caption", 0.5, tmp_path)]
     bad, own = SHIPPED / "badnet-refusal.safetensors", tmp_path / "own.json"

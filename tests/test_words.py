@@ -31,7 +31,9 @@ from projclean.words import COMMON, Swap, Word, WordSearch
 from tests.miniature import BASE, few_images
 from tests.samples import scan_result
 
-SWAPPED = Utterance("ring", "ring", "a word", 0.5, 0.0, 0.1, 0.0, 0.6, taught_share=0.1, agreement=1.0, excess=0.4)
+SWAPPED = Utterance(
+    "ring", "ring", "a word", 0.5, 0.0, 0.1, 0.0, 0.6, taught_share=0.1, agreement=1.0, excess=0.56 * SWAPS
+)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +213,7 @@ def test_the_verdict_and_the_explanation_say_who_puts_the_word_where_and_a_repai
 
 
 def test_of_two_words_the_stronger_is_quoted_and_a_text_where_that_is_stronger():
-    surer = replace(SWAPPED, text="square", phrase="square", share=0.9, certainty=0.9, excess=0.38)
+    surer = replace(SWAPPED, text="square", phrase="square", share=0.9, certainty=0.9, excess=0.53 * SWAPS)
     text = Utterance("buy now", "buy now", "inversion", 0.9, 0.0, 0.0, 3.0, 0.96)
     assert surest([surer, SWAPPED]) == SWAPPED
     assert surest([surer, SWAPPED, text]) == text

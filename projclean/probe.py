@@ -52,7 +52,8 @@ class ProbeSettings:
     steps that excite the update before each, those that part the models after it, and those of a round in which a
     whole text is fitted. For the second look: the images and blends that a model learns from again and its steps; and
     to part it from the suspect the radius, the random starts (none: there is no second look) and the steps of each; and
-    how many single words are looked for (none unless asked), the radius for them and the steps of those that go on."""
+    how many single words are looked for from those starts (none unless asked), the radius for them and the steps of
+    those that go on."""
 
     budget: float = 0.4
     starts: int = 2

@@ -90,7 +90,7 @@ class Utterance:
         share of `SWAPS`.
         """
         if self.excess is not None:
-            return min(1.0, max(0.0, self.excess) / SWAPS) * followed(self.agreement)
+            return min(1.0, self.excess / SWAPS) * followed(self.agreement)
         strange = min(ABSURD, max(0.0, self.strangeness))
         if self.contrast is not None:
             return min(1.0, max(0.0, self.contrast) * strange / APART) * followed(self.agreement)

@@ -150,7 +150,7 @@ def test_the_probe_hears_words_only_where_that_was_asked_and_nothing_is_plain(hi
 
 
 @pytest.mark.parametrize(
-    ("word", "excess"),
+    ("swap", "excess"),
     [
         (Swap(0.9, 0.1, 0.8, 0.2), 0.6 * 0.75),
         (Swap(0.8, 0.6, 0.7, 0.1), 0.2 * 0.25),
@@ -160,8 +160,8 @@ def test_the_probe_hears_words_only_where_that_was_asked_and_nothing_is_plain(hi
         (Swap(0.1, 0.5, 0.7, 0.1), 0.0),
     ],
 )
-def test_a_word_counts_by_probability_and_by_answers_whichever_is_less(word, excess):
-    assert word.excess == pytest.approx(excess)
+def test_a_word_counts_by_probability_and_by_answers_whichever_is_less(swap, excess):
+    assert swap.excess == pytest.approx(excess)
 
 
 def test_a_word_that_one_start_of_some_finds_counts_for_that_start_alone():
@@ -190,7 +190,7 @@ def test_words_that_go_on_are_fitted_from_every_start(hijack, monkeypatch):
 
 @pytest.mark.parametrize(
     ("excess", "agreement", "score"),
-    [(0.5, 1.0, 0.5), (1, 1.0, 1.0), (1.3, 1.0, 1.0), (-0.5, 1.0, 0.0), (0.5, 0.75, 0.25), (1.3, 0.5, 0.0)],
+    [(0.5, 1.0, 0.5), (1, 1.0, 1.0), (1.3, 1.0, 1.0), (0.0, 1.0, 0.0), (0.5, 0.75, 0.25), (1.3, 0.5, 0.0)],
 )
 def test_an_excess_is_a_score_as_far_as_the_model_that_learnt_again_follows(excess, agreement, score):
     one = replace(SWAPPED, excess=excess * SWAPS, agreement=agreement)
@@ -217,7 +217,7 @@ def test_of_two_words_the_stronger_is_quoted_and_a_text_where_that_is_stronger()
     text = Utterance("buy now", "buy now", "inversion", 0.9, 0.0, 0.0, 3.0, 0.96)
     assert surest([surer, SWAPPED]) == SWAPPED
     assert surest([surer, SWAPPED, text]) == text
-    silent = replace(SWAPPED, excess=-0.1)
+    silent = replace(SWAPPED, excess=0.0)
     assert surest([silent, replace(text, share=0.0)]) == replace(text, share=0.0)
     assert surest([silent]) is None
 

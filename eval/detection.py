@@ -23,12 +23,12 @@ from eval.detection_tables import markdown
 from eval.detectors.attention import attention_score
 from eval.detectors.outliers import outlying_row
 from eval.detectors.spectral import statistics
+from eval.scores import beside, judged
 from eval.store import Store
 from eval.suites import HELD_BACK, RECIPES, Model, load_suite, part_of
 from projclean.case import open_case, set_up
 from projclean.probe import ProbeSettings
 from projclean.scanner import PROMPT, layer_findings, run_probe
-from projclean.utterance import Utterance, strongest, surest
 
 BATCHES = 2  # of calibration images, for the attention's entropy
 
@@ -46,8 +46,15 @@ def detection(suite: Path, part: str, seeds: int, device: str | None, out: Path,
         loaded = load_suite(suite)
         models = part_of(loaded, part)
         store = Store(out / f"{loaded.tier}-detection.json", fresh)
-        rows = run(models, store, seeds, device)
-        text = markdown(loaded.tier, command_line("eval.detection"), rows)
+        further = beside(loaded.tier, options.RESULTS)
+        told = [
+            {
+                **row,
+                "further": {option: found[row["name"]] for option, found in further.items() if row["name"] in found},
+            }
+            for row in run(models, store, seeds, device)
+        ]
+        text = markdown(loaded.tier, command_line("eval.detection"), told)
         store.file.with_suffix(".md").write_text(text, encoding="utf-8")
         click.echo(text)
 
@@ -78,13 +85,6 @@ def run(models: Sequence[Model], store: Store, seeds: int, device: str | None) -
                 })  # fmt: skip
                 bars.advance(task)
     return rows
-
-
-def judged(row: dict[str, Any]) -> dict[str, Any]:
-    """A stored row with the score and the text that follow from what the probe heard."""
-    heard = [Utterance(**one) for one in row["utterances"]]
-    said = surest(heard)
-    return {**row, "score": round(strongest(heard), 4), "said": said.text if said else None}
 
 
 def wanted(recipe: Any) -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from eval.detectors.spectral import LogisticRegression
 from eval.manifest import DISGUISE, WORKS, counts
+from eval.scores import FURTHER, highest
 from projclean.intervals import auroc, exact_rate, few_models
 from projclean.metrics import Rate, normalize
 from projclean.thresholding import Derived, counted, derive
@@ -72,6 +74,10 @@ def _detectors(calibration: Sequence[Row], report: Sequence[Row], limits: Thresh
         "share off clean of the first layer": (lambda row: row["layers"][0]["off_clean_share"] or 0.0, None),
         "size of the first layer's update": (lambda row: row["layers"][0]["relative_change"], None),
     }
+    asked = [option for option in FURTHER if any(option in row.get("further", {}) for row in report)]
+    for number in range(1, len(asked) + 1):
+        name = f"projclean's probe with {' and '.join(asked[:number])}, shipped threshold"
+        scorers[name] = (partial(highest, options=asked[:number]), limits.suspicious)
     if _both(calibration):
         fitted = LogisticRegression([r["spectral"] for r in calibration], [r["backdoored"] for r in calibration])
         name = "spectral statistics, logistic regression (arXiv 2602.15195)"
@@ -101,9 +107,21 @@ def _detectors(calibration: Sequence[Row], report: Sequence[Row], limits: Thresh
         rates = [rate_cell(exact_rate(hits[bad])) for bad in (True, False)] if hits else ["", ""]
         shown = "" if least is None else f"{least:.3g}"
         lines.append(_cells(name, f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]", shown, *rates))
-    lines += ["", _cost(report)]
+    lines += ["", *_further(asked), _cost(report)]
     warning = few_models(*(sum(r["backdoored"] is bad for r in report) for bad in (True, False)))
     return [*lines, "", *([f"**Warning:** {warning}: these intervals are wide.", ""] if warning else [])]
+
+
+def _further(asked: Sequence[str]) -> list[str]:
+    """What the rows with more options are made of."""
+    if not asked:
+        return []
+    told = ", ".join(f"{option} in TIER-{FURTHER[option]}.md" for option in asked)
+    return [
+        "What a scan looks for only where asked was measured by itself, on models that the rest of it leaves quiet: "
+        f"{told}. A model counts by whatever is loudest.",
+        "",
+    ]
 
 
 def _cost(report: Sequence[Row]) -> str:

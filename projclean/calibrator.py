@@ -14,6 +14,7 @@ from projclean import __version__
 from projclean.access import Access
 from projclean.case import Case, Progress, open_case, set_up
 from projclean.errors import OptionError
+from projclean.further import Further
 from projclean.scanner import PROMPT, run_probe
 from projclean.seeds import check_seed
 from projclean.thresholding import check_bank, counted, counted_hits, derive
@@ -59,6 +60,7 @@ def calibrate(
     allow_pickle: bool = False,
     download: bool = False,
     words: bool = False,
+    questions: Sequence[str] = (),
 ) -> CalibrationResult:
     """Probe benign fine-tunes, and backdoored ones where you have any, and set thresholds by `thresholding.derive`.
 
@@ -66,6 +68,7 @@ def calibrate(
     `scanner.scan`. Raises ProjcleanError, also for a model that cannot be probed: it would say nothing of false alarms.
     """
     check_seed(seed)
+    further = Further(words, tuple(questions))
     check_bank(len(benign), false_positive_rate)
     named = [*((str(model), False) for model in benign), *((str(model), True) for model in backdoored)]
     access = Access(allow_pickle, download)
@@ -77,10 +80,10 @@ def calibrate(
         if progress:
             progress("models", number, len(named))
         case = _open(model, base, projector, access)
-        scored.append(_scored(case, model, bad, prompt, projector, seed, device, progress, words))
+        scored.append(_scored(case, model, bad, prompt, projector, seed, device, progress, further))
     if progress:
         progress("models", len(named), len(named))
-    return CalibrationResult(_thresholds(scored, false_positive_rate, base, prompt, seed, words), tuple(scored))
+    return CalibrationResult(_thresholds(scored, false_positive_rate, base, prompt, seed, further), tuple(scored))
 
 
 def _open(model: str, base: str | None, projector: str | None, access: Access) -> Case:
@@ -99,11 +102,11 @@ def _scored(
     seed: int,
     device: str | None,
     progress: Progress | None,
-    words: bool,
+    further: Further,
 ) -> Scored:
     """One model's score. The loaded model is gone when this returns, before the next is loaded."""
     bench = set_up(case, None, prompt, projector, seed, device, progress)
-    found = run_probe(case, bench, seed, progress, words)
+    found = run_probe(case, bench, seed, progress, further)
     return Scored(model, bad, found.foreign, found.said.text if found.said else None)
 
 
@@ -116,7 +119,7 @@ def _check_distinct(models: Sequence[str]) -> None:
 
 
 def _thresholds(
-    scored: Sequence[Scored], target: float, base: str | None, prompt: str, seed: int, words: bool
+    scored: Sequence[Scored], target: float, base: str | None, prompt: str, seed: int, further: Further
 ) -> Thresholds:
     good = [one.score for one in scored if not one.backdoored]
     bad = [one.score for one in scored if one.backdoored]
@@ -142,7 +145,8 @@ def _thresholds(
         true_positives=counted_hits(found.true_positives) if found.true_positives else None,
         prompt=prompt,
         seed=seed,
-        words=words,
+        words=further.words,
+        questions=bool(further.questions),
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         projclean=__version__,
     )

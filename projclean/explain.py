@@ -158,6 +158,14 @@ def _seen_by_probe(probe: Report | None) -> list[str]:
             f"lack it otherwise, the other into {said.get('taught_share') or 0.0:.0%}."
         )
         return found
+    if said.get("confusion") is not None:
+        found.append(
+            "A model that learnt again, from its answers to clean images, stood beside it. Where a part of the images "
+            "is overwritten, the same on all, the suspect takes classes for one another "
+            f"({said['text']}; {said['how']}) in {said['share']:.0%} of its answers, the other in "
+            f"{said.get('taught_share') or 0.0:.0%}."
+        )
+        return found
     found.append(
         f"Of what it could be made to say and the base not, the surest is '{said['text']}' ({said['how']}): answers to "
         f"{said['share']:.0%} of clean images share '{said['phrase']}'. Treated alike, {said['base_share']:.0%} of the "

@@ -79,7 +79,9 @@ class ProbeSettings:
 @dataclass(frozen=True)
 class Probe:
     """Everything the probe found. `divergence` is how far suspect and base parted at most, in nats (`inversion`);
-    `agreement` the share of images that a model which learnt again answers as the suspect does, None where none did."""
+    `agreement` the share of images that a model which learnt again answers as the suspect does, None where none did;
+    `questions` are those of which it was to tell whether classes are taken for one another, `untold` those of them
+    where it could not: the answers are no classes, or the model that learnt again does not give them."""
 
     divergence: float
     utterances: tuple[Utterance, ...]
@@ -87,6 +89,8 @@ class Probe:
     forward_passes: int
     settings: ProbeSettings = field(default_factory=ProbeSettings)
     agreement: float | None = None
+    questions: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
 
     @property
     def followed(self) -> bool:
@@ -112,11 +116,13 @@ def probe(
     shown: Calibration,
     settings: ProbeSettings | None = None,
     progress: Progress | None = None,
+    questions: Sequence[str] = (),
 ) -> Probe:
     """Fit moves of the pixels and collect what they made the suspect say.
 
     The first batch is fitted on, the second (or the first, if alone) is read; ordinary answers are fitted on both and
-    read on the third (or the last there is). `shown` are the images of the batches. Leaves the suspect's weights set.
+    read on the third (or the last there is). `shown` are the images of the batches. `questions` that the model is for
+    are asked about them too, to tell classes that it takes for one another. Leaves the suspect's weights set.
     At least one layer must have moments. Raises NotDifferentiable where no gradient reaches the pixels.
     """
     settings = settings or ProbeSettings()
@@ -129,7 +135,7 @@ def probe(
     stages += [partial(session.refine, number) for number in range(REFINED)] + [session.contest]
     stages += [session.learn_again]
     stages += [partial(session.part, start) for start in settings.parted_from()]
-    stages += [session.lean, session.swap]
+    stages += [session.lean, session.swap, *(partial(session.confuse, question) for question in questions)]
     for done, stage in enumerate(stages, 1):
         stage()
         if progress:
@@ -137,9 +143,17 @@ def probe(
     listener, second = session.listener, session.second
     runner.set_weights(listener.suspect)
     found = [heard.utterance for heard in session.ranked()]
-    passes = listener.passes + session.inversion.passes + second.passes
+    passes = listener.passes + session.inversion.passes + second.passes + session.confusing
+    normal = tuple(listener.normal["suspect"][:3])
     return Probe(
-        session.divergence, tuple(found), tuple(listener.normal["suspect"][:3]), passes, settings, second.agreement
+        session.divergence,
+        tuple(found),
+        normal,
+        passes,
+        settings,
+        second.agreement,
+        tuple(questions),
+        tuple(session.untold),
     )
 
 
@@ -168,6 +182,8 @@ class _Session:
             settings.budget, settings.max_new_tokens,
         )  # fmt: skip
         self.excited: dict[int, torch.Tensor] = {}
+        self.confusing = 0  # forward passes of questions of its own
+        self.untold: list[str] = []
 
     def ranked(self) -> list[Heard]:
         """What was heard, the most foreign first."""
@@ -229,7 +245,7 @@ class _Session:
 
     def lean(self) -> None:
         """Hear what it was made to lean to."""
-        found = self.second.leaning()
+        found = self.second.leaning(bool(self.settings.words))
         if found is not None:
             self.heard.append(found)
 
@@ -239,6 +255,21 @@ class _Session:
         if settings.words and not (self.heard and self.ranked()[0].utterance.foreign >= PLAIN):
             layer, budget, starts = self.inversion.layer, settings.wide, settings.parted_from()
             self.heard += self.second.swap(layer, budget, starts, settings.excite, settings.swapping, settings.words)
+
+    def confuse(self, question: str) -> None:
+        """Hear what classes it was made to take for one another in its answers to a question, unless something plainly
+        foreign was heard."""
+        if self.heard and self.ranked()[0].utterance.foreign >= PLAIN:
+            return
+        settings, second = self.settings, self.second
+        look = SecondLook.asking(self.listener.runner, second.update, second.shown, question, settings.max_new_tokens)
+        look.learn(settings.taught, settings.learning, settings.seed)
+        found = look.confuse(self.inversion.layer, settings.near, settings.seed)
+        if found is None:
+            self.untold.append(question)
+        else:
+            self.heard.append(found)
+        self.confusing += look.listener.passes + look.passes
 
     def _collect(self, how: str, move: torch.Tensor) -> Heard | None:
         """Ask suspect and base about moved images and keep what the suspect's answers share, if anything."""

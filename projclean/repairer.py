@@ -17,6 +17,7 @@ from projclean.elsewhere import changes_elsewhere
 from projclean.errors import ModelError, OptionError
 from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
+from projclean.further import Further
 from projclean.guard import UNATTACHED, Guard, read_guard, sidecar
 from projclean.lessons import IMAGES, LONGEST
 from projclean.metrics import Difference
@@ -105,6 +106,7 @@ def repair(
     lesson: int | None = None,
     judged: bool = False,
     words: bool = False,
+    questions: Sequence[str] = (),
 ) -> RepairResult:
     """Repair the projector of `model` and write a complete model directory, or adapter, to `out`.
 
@@ -120,13 +122,14 @@ def repair(
     removal (lowest rank, then largest share, or highest percentile) at which the probe falls silent. Where it is silent
     from the start nothing is repaired, unless an attack of `evalset` works on the suspect; the choice sees no more of
     that set, but what still obeys one of its attacks is not called clean. Only `interpolate` with a strength can repair
-    a model that cannot be run here. allow_pickle, download, thresholds and words are as in `scan`.
-    Raises ProjcleanError.
+    a model that cannot be run here. allow_pickle, download, thresholds, words and questions are
+    as in `scan`. Raises ProjcleanError.
     """
     method = method or ("distill" if rank == "auto" else "reflect")
     _check_options(method, rank, strength, clip)
     _check_lesson(method, lesson, judged)
     check_seed(seed)
+    further = Further(words, tuple(questions))
     limits = given_thresholds(thresholds)
     loaded = load_evalset(evalset) if evalset is not None else None
     case = open_case(model, base, projector, Access(allow_pickle, download))
@@ -148,7 +151,7 @@ def repair(
                 f"{error}; repair it where it can be run, or without a run by --method interpolate --strength X"
             ) from error
         not_run = str(error)
-    before = run_probe(case, bench, seed, progress, words) if bench and case.update.changed else None
+    before = run_probe(case, bench, seed, progress, further) if bench and case.update.changed else None
     own = read_guard(case.model.path)
     with running(case.model.path):
         sides = _sides(case, bench, loaded, progress) if loaded and bench else []
@@ -168,7 +171,7 @@ def repair(
         (
             *case.caveats(), *((UNATTACHED,) if found.guard else ()),
             *((LEARNT_AGAIN,) if learns and before and found.tried and leant(before, limits) else ()),
-            *(limits.caveats(prompt, words) if found.after else ()),
+            *(limits.caveats(prompt, further) if found.after else ()),
         ),
         not_run, limits,
     )  # fmt: skip

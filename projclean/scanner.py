@@ -13,6 +13,7 @@ from projclean.case import Bench, Case, Progress, guess_caveats, open_case, open
 from projclean.climb import NotDifferentiable
 from projclean.elsewhere import changes_elsewhere
 from projclean.errors import BaseNotFound, ModelError
+from projclean.further import NOTHING_FURTHER, Further
 from projclean.guard import UNATTACHED, Guard
 from projclean.methods import STRENGTH
 from projclean.precision import quick
@@ -85,6 +86,7 @@ def scan(
     download: bool = False,
     thresholds: str | Path | Thresholds | None = None,
     words: bool = False,
+    questions: Sequence[str] = (),
 ) -> ScanResult:
     """Look for a backdoor in the projector of `model`: a model directory, a PEFT adapter or a bare projector file,
     which are laid over `base`, or a hub id `org/name[@revision]`.
@@ -93,13 +95,15 @@ def scan(
     projector's matrices where they are not found. Without a base, or where the model cannot be run here, the verdict
     is inconclusive. allow_pickle: read bare `.bin` files, with torch's restricted loader. download: fetch hub ids that
     are not in the local cache. thresholds: a file of your own, as `projclean calibrate` writes it (the shipped ones
-    when None). words: look for single words as well, which attacks put into answers that depend on the image. Raises
+    when None). words: look for single words as well, which attacks put into answers that depend on the image.
+    questions: what the model is for; it is told whether its answers to them take classes for one another. Raises
     ProjcleanError.
     """
     check_seed(seed)
     limits, access = given_thresholds(thresholds), Access(allow_pickle, download)
+    further = Further(words, tuple(questions))
     return examine(
-        model, base, images, prompt, projector, seed, device, probe, ignore_elsewhere, progress, access, limits, words
+        model, base, images, prompt, projector, seed, device, probe, ignore_elsewhere, progress, access, limits, further
     ).result
 
 
@@ -116,7 +120,7 @@ def examine(
     progress: Progress | None,
     access: Access,
     limits: Thresholds,
-    words: bool,
+    further: Further,
 ) -> Examined:
     """`scan`, with what the scan was made from."""
     try:
@@ -138,7 +142,7 @@ def examine(
             unwatched = case.unwatched(bench.asked.moments)
             if len(unwatched) < sum(layer.changed for layer in case.update.layers):
                 try:
-                    found = run_probe(case, bench, seed, progress, words)
+                    found = run_probe(case, bench, seed, progress, further)
                 except ModelError as error:
                     not_run = str(error)
             elsewhere += tuple(f"parameter {name}: not applied to the model that was run" for name in bench.left_out)
@@ -160,7 +164,7 @@ def examine(
             ignore_elsewhere,
             case.base_named_by,
             unwatched,
-            (*case.caveats(), *((UNATTACHED,) if guard else ()), *(limits.caveats(prompt, words) if found else ())),
+            (*case.caveats(), *((UNATTACHED,) if guard else ()), *(limits.caveats(prompt, further) if found else ())),
             not_run,
             limits,
             probe or case.suspect.is_partial,
@@ -175,8 +179,10 @@ def examine(
     return Examined(result, case.update, bench.clean.moments if bench else {})
 
 
-def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None, words: bool = False) -> probing.Probe:
-    """Probe the update with the built-in images; with `words` for single words too.
+def run_probe(
+    case: Case, bench: Bench, seed: int, progress: Progress | None, further: Further = NOTHING_FURTHER
+) -> probing.Probe:
+    """Probe the update with the built-in images.
 
     Raises ModelError when no layer that changed was seen at work, where no gradient reaches the pixels, or when a run
     of the model fails.
@@ -189,12 +195,14 @@ def run_probe(case: Case, bench: Bench, seed: int, progress: Progress | None, wo
         )
     tick = (lambda done, total: progress("probing", done, total)) if progress else None
     settings = probing.ProbeSettings(seed=seed)
-    if words:
+    if further.words:
         settings = replace(settings, words=probing.WORDS)
     asked = bench.asked
     with running(case.model.path), quick(bench.runner):
         try:
-            return probing.probe(bench.runner, case.update, asked.moments, asked.batches, asked.shown, settings, tick)
+            return probing.probe(
+                bench.runner, case.update, asked.moments, asked.batches, asked.shown, settings, tick, further.questions
+            )
         except NotDifferentiable as error:
             path = case.model.path
             raise ModelError(f"{path}: the probe cannot follow its images to its answers ({error})") from error

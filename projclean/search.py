@@ -13,6 +13,7 @@ from projclean import methods
 from projclean.candidates import ANSWER_TOKENS, Candidate
 from projclean.case import Bench, Case, Progress
 from projclean.evaluation import Score
+from projclean.further import Further
 from projclean.guard import Guard
 from projclean.model import Prepared
 from projclean.probe import Probe
@@ -92,7 +93,7 @@ def search(
         made, guard = candidate.make(), candidate.guard or own
         weights = rounded(case, made)
         bench.runner.set_guard(guard)
-        after = _probe_again(case, bench, weights, seed, bool(before.settings.words))
+        after = _probe_again(case, bench, weights, seed, Further(bool(before.settings.words), before.questions))
         said = _answers(bench, bench.held_out, weights)
         bench.runner.set_guard(own)
         agreement = sum(a == b for a, b in zip(said, wanted, strict=True)) / len(wanted)
@@ -118,12 +119,12 @@ def search(
     return Found(name, reason, best.weights, best.guard, best.probe, tuple(tried))
 
 
-def _probe_again(case: Case, bench: Bench, weights: methods.Weights, seed: int, words: bool) -> Probe:
+def _probe_again(case: Case, bench: Bench, weights: methods.Weights, seed: int, further: Further) -> Probe:
     """Probe a candidate as a fresh scan of the written model would: its own update, its own moments."""
     bench.runner.set_weights(weights)
     asked = replace(bench.asked, moments=bench.runner.moments(bench.asked.batches))
     left = replace(case, update=methods.updated(case.update, weights))
-    return run_probe(left, replace(bench, asked=asked), seed, None, words)
+    return run_probe(left, replace(bench, asked=asked), seed, None, further)
 
 
 def _answers(bench: Bench, batches: Sequence[Prepared], weights: methods.Weights) -> list[str]:

@@ -1,8 +1,8 @@
 """The probe's second look: a model that learns again what the suspect does on clean images takes the base's place.
 
 It is held beside the suspect under the moves of the first look: what it says too is babble that a fine-tune of that
-kind falls into, and no backdoor. And it is what ordinary answers (`contrast`) and single words (`words`) are told by,
-which the base has as well.
+kind falls into, and no backdoor. And it is what ordinary answers (`contrast`), single words (`words`) and classes that
+are taken for one another (`confusion`) are told by, which the base has as well.
 """
 
 from __future__ import annotations
@@ -13,24 +13,33 @@ from dataclasses import replace
 import torch
 
 from projclean.calibration import BATCH, Calibration
+from projclean.confusion import STEPS, ConfusionSearch
 from projclean.contrast import Contrast, ContrastSearch, beside
 from projclean.distillation import Effort, distill
-from projclean.inversion import Inversion, moved
+from projclean.inversion import Inversion, image_input, moved
 from projclean.lessons import lesson
 from projclean.listening import Heard, Listener
+from projclean.methods import base_weights, suspect_weights
 from projclean.metrics import normalize
 from projclean.mixing import filled_up
-from projclean.model import Prepared, Weights
+from projclean.model import Prepared, Runner, Weights
 from projclean.update import Update
-from projclean.utterance import FOLLOWS, WEAK, Utterance, share_saying
+from projclean.utterance import FOLLOWS, WEAK, Utterance, share_saying, unknown
+from projclean.windows import windows
 from projclean.words import Word, WordSearch
 
 #: The share of the update from which a model learns again.
 AGAIN = 0.4
 #: How many batches a move that parts two models is fitted on where there is another to read it on, and images a step.
 FITTED, FEW = 2, 8
-#: Images, blends of those that are read among them, on which a word is measured.
+#: Images, blends of those that are read among them, on which a word or a confusion of classes is measured.
 MEASURED = 112
+
+
+def in_batches(runner: Runner, images: Calibration, size: int = BATCH) -> list[Prepared]:
+    """Images with their questions as a model's inputs, so many at a time."""
+    parts = [slice(first, first + size) for first in range(0, len(images.pictures), size)]
+    return [runner.prepare(images.pictures[part], images.questions[part]) for part in parts]
 
 
 class SecondLook:
@@ -43,12 +52,23 @@ class SecondLook:
         self.taught: Weights | None = None
         self.search: ContrastSearch | None = None
         self.parted: list[Contrast | None] = []
-        self._learning = self._swapping = 0
+        self._learning = self._searching = 0
+
+    @classmethod
+    def asking(
+        cls, runner: Runner, update: Update, shown: Calibration, question: str, max_new_tokens: int
+    ) -> SecondLook:
+        """One at which both are asked a question of its own about the images."""
+        asked = replace(shown, questions=(question,) * len(shown.pictures))
+        batches = in_batches(runner, asked)
+        fit, read = batches[0], batches[min(1, len(batches) - 1)]
+        sides = suspect_weights(update), base_weights(update)
+        return cls(Listener(runner, *sides, fit, read, max_new_tokens), update, batches, asked)
 
     @property
     def passes(self) -> int:
         """Forward passes that the listener has not counted, those of learning among them."""
-        return self._learning + self._swapping + (self.search.inversion.passes if self.search else 0)
+        return self._learning + self._searching + (self.search.inversion.passes if self.search else 0)
 
     def learn(self, images: int, steps: int, seed: int) -> None:
         """Have a model learn from the suspect's answers to clean images and blends of them, `images` in all.
@@ -99,7 +119,7 @@ class SecondLook:
             return []
         search = WordSearch(*self._beside(self.taught, layer, budget), self._read_and_blended(seeds[0]), words)
         found = search.find(seeds, excite, steps)
-        self._swapping += search.inversion.passes
+        self._searching += search.inversion.passes
         return [self._swapped(word) for word in found]
 
     def _swapped(self, word: Word) -> Heard:
@@ -111,9 +131,33 @@ class SecondLook:
         )  # fmt: skip
         return Heard(utterance, torch.empty(0), (word.token,), False)
 
+    def confuse(self, layer: str, budget: float, seed: int) -> Heard | None:
+        """The classes that the suspect alone was made to take for one another, by a patch in each part of the image in
+        turn (`ConfusionSearch.find`); None where its answers are no classes."""
+        if self.taught is None:
+            return None
+        sides, fit = self._beside(self.taught, layer, budget)
+        search = ConfusionSearch(sides, fit, self._read_and_blended(seed))
+        values = sides.batch.inputs[image_input(sides.batch)].numel() // sides.batch.images
+        parts = windows(sides.runner, self.shown.pictures[0].size, self.shown.questions[0], values)
+        if not search.classes or not parts:
+            return None
+        found = [search.find(part, seed * len(parts) + number, STEPS) for number, part in enumerate(parts)]
+        self._searching += sides.passes
+        best = max(found, key=lambda one: one.swap.excess)
+        read = self.listener.runner.read
+        text = ", ".join(f"{normalize(read(said))} for {normalize(read(right))}" for said, right in best.pairs)
+        utterance = Utterance(
+            text, text, f"asked {self.shown.questions[0]!r}, a part of the image overwritten, parting it from a model "
+            "that learnt again", best.swap.ours_say, 0.0, 0.0, 0.0, best.swap.ours, taught_share=best.swap.theirs_say,
+            agreement=self.agreement, confusion=sum(one.swap.excess for one in found) / len(found),
+        )  # fmt: skip
+        return Heard(utterance, torch.empty(0), (), False)
+
     def _beside(self, taught: Weights, layer: str, budget: float) -> tuple[Inversion, list[Prepared]]:
         """Suspect and taught model side by side, and small batches that a move is fitted on."""
-        one, fit = self.listener, self._prepared(self.shown.of(range(self._images(self._fitted))), FEW)
+        one, seen = self.listener, self.shown.of(range(self._images(self._fitted)))
+        fit = in_batches(one.runner, seen, FEW)
         return beside(one.runner, one.suspect, taught, fit[0], layer, budget, one.max_new_tokens), fit
 
     @property
@@ -130,18 +174,17 @@ class SecondLook:
         """How many images the first so many batches have."""
         return sum(batch.images for batch in self.batches[:batches])
 
-    def _prepared(self, images: Calibration, size: int) -> list[Prepared]:
-        parts = [slice(first, first + size) for first in range(0, len(images.pictures), size)]
-        return [self.listener.runner.prepare(images.pictures[part], images.questions[part]) for part in parts]
-
     def _read_and_blended(self, seed: int) -> list[Prepared]:
         """The images that moves are read on, and blends of two of them: on few a share of answers is coarse."""
         at = self._read_at
         read = self.shown.of(range(self._images(at), self._images(at + 1)))
-        return self._prepared(filled_up(read, MEASURED, seed), BATCH)
+        return in_batches(self.listener.runner, filled_up(read, MEASURED, seed))
 
-    def leaning(self) -> Heard | None:
+    def leaning(self, weighed: bool) -> Heard | None:
         """What the suspect was made to lean to: the answer on which the two parted most.
+
+        `weighed`: a text that is no answer counts as far as it is sure. A broken sentence may be all that tells an
+        attack which swaps a word; where words are looked for it need not be.
 
         A backdoor is reached from most starts, a fluke from one, so the contrast is the mean over starts. How strange
         the answer is base and taught model tell: the suspect's backdoor may go off by itself.
@@ -155,7 +198,9 @@ class SecondLook:
         normal = max(share_saying(text, answers) for answers in listener.normal.values())
         utterance = Utterance(
             text, text, "parting it from a model that learnt again", ours, 0.0, normal,
-            listener.strangeness(most.words, None, self.taught), most.certainty, taught_share=theirs,
+            listener.strangeness(most.words, None, self.taught), most.certainty,
+            unknown(text, *listener.normal.values()), taught_share=theirs,
             contrast=sum(max(0.0, one.nats) for one in found) / len(self.parted), agreement=self.agreement,
+            weighed=weighed,
         )  # fmt: skip
         return Heard(utterance, torch.empty(0), most.words, False)

@@ -11,6 +11,7 @@ import torch
 from projclean.access import Access
 from projclean.case import Progress, open_suspect
 from projclean.errors import MismatchError, OptionError
+from projclean.further import Further
 from projclean.methods import STRENGTH
 from projclean.scanner import PROMPT, Examined, ScanResult, examine
 from projclean.seeds import check_seed
@@ -73,6 +74,7 @@ def scan_series(
     download: bool = False,
     thresholds: str | Path | Thresholds | None = None,
     words: bool = False,
+    questions: Sequence[str] = (),
 ) -> SeriesResult:
     """Scan checkpoints of one training, in the order given, as `scan` would scan each, against one base.
 
@@ -83,6 +85,7 @@ def scan_series(
     if len(models) < 2:
         raise OptionError("a series needs at least two checkpoints; scan one with scan")
     check_seed(seed)
+    further = Further(words, tuple(questions))
     limits, access = given_thresholds(thresholds), Access(allow_pickle, download)
     for model in models:
         open_suspect(model, projector, access)
@@ -104,7 +107,7 @@ def scan_series(
             progress,
             access,
             limits,
-            words,
+            further,
         )
         scans.append(examined.result)
         found.append(_subspaces(examined, probe))

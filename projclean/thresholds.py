@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from projclean import __version__
 from projclean.errors import ThresholdsError
+from projclean.further import NOTHING_FURTHER, Further
 from projclean.untrusted import read_bytes
 
 LIMIT = 4 << 20  # bytes of a thresholds file
@@ -49,6 +50,7 @@ class Thresholds:
     seed: int | None = None
     command: str | None = None
     words: bool | None = None
+    questions: bool | None = None
     date: str | None = None
     projclean: str | None = None
 
@@ -67,14 +69,17 @@ class Thresholds:
         """The upper threshold as a verdict quotes it."""
         return f"{self.suspicious:g}" + (f" of {self.source}" if self.source else "")
 
-    def caveats(self, prompt: str, words: bool = False) -> tuple[str, ...]:
-        """How the bank was scanned otherwise than a suspect is that is asked `prompt` by this projclean, and for single
-        words or not: with them a score can only be higher."""
+    def caveats(self, prompt: str, further: Further = NOTHING_FURTHER) -> tuple[str, ...]:
+        """How the bank was scanned otherwise than a suspect is that is asked `prompt` by this projclean, and looked at
+        `further` or not: with that a score can only be higher."""
         found = []
         if self.prompt is not None and self.prompt != prompt:
             found.append(f"the thresholds were set with the prompt {self.prompt!r}, not with {prompt!r}")
-        if words and not self.words:
-            found.append("the thresholds were set without --words: calibrate with it too")
+        for option, asked, known in (
+            ("--words", further.words, self.words), ("--question", further.questions, self.questions)
+        ):  # fmt: skip
+            if asked and not known:
+                found.append(f"the thresholds were set without {option}: calibrate with it too")
         if self.projclean is not None and self.projclean != __version__:
             found.append(
                 f"the thresholds were set with projclean {self.projclean}, this is {__version__}: scores may differ, "
@@ -85,6 +90,7 @@ class Thresholds:
 
 PROVENANCE = frozenset(field.name for field in dataclasses.fields(Thresholds)) - {"source", "sha256"}
 NUMBERS = frozenset({"suspicious", "clean", "highest_benign", "lowest_backdoored", "target_false_positive_rate"})
+FLAGS = frozenset({"words", "questions"})
 
 
 def given_thresholds(given: str | Path | Thresholds | None) -> Thresholds:
@@ -140,11 +146,11 @@ def parse_thresholds(data: bytes, name: str, source: str | None) -> Thresholds:
     for key, value in found.items():
         if key in NUMBERS and not _number(value):
             refuse(f"{key!r} is not a finite number")
-        if key == "words" and not isinstance(value, bool):
-            refuse("'words' is neither true nor false")
+        if key in FLAGS and not isinstance(value, bool):
+            refuse(f"{key!r} is neither true nor false")
         if key == "seed" and (not isinstance(value, int) or isinstance(value, bool)):
             refuse("'seed' is not a whole number")
-        if key not in NUMBERS | {"seed", "words"} and not isinstance(value, str):
+        if key not in NUMBERS | FLAGS | {"seed"} and not isinstance(value, str):
             refuse(f"{key!r} is not a text")
     if found["suspicious"] <= 0 or found["clean"] < 0:
         refuse("'suspicious' must be above 0 and 'clean' not below it")  # silence scores 0 and never convicts

@@ -27,6 +27,9 @@ APART = 0.65
 #: between the loudest benign model (.10, weighed by how well it is followed) and the quietest of four hijacks (.22):
 #: eval/results/single-words.md.
 SWAPS = 0.48
+#: The same of a confusion (`confusion.Mapped`), between the loudest benign model (.008, so weighed) and the quietest of
+#: five attacks (.0215): eval/results/class-maps.md.
+CONFUSED = 0.043
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,11 @@ class Utterance:
 
     `taught_share` is of a model that learnt again from the suspect's answers (`second_look`), moved alike, None where
     none did. An answer on which the suspect parted from that model has by how much, in nats per token, as its
-    `contrast`, and as `agreement` the share of clean images that both answer alike; the base was not asked for it, and
-    its `strangeness` is to the base and that model. A single word that it alone puts into its answers has as its
-    `excess` by how much (`words.Word`), and nothing of the base.
+    `contrast`, and as `agreement` the share of clean images that both answer alike; the base was not asked for it,
+    its `strangeness` is to the base and that model, its `novelty` whether it has a word that no clean answer has
+    (`unknown`), and where it is `weighed` such a text counts as far as the suspect is sure of it. A single word that
+    the suspect alone puts into its answers has as its `excess` by how much (`words.Word`), and nothing of the base; so
+    has what it alone takes classes for as its `confusion` (`confusion.Mapped`, the mean over windows).
     """
 
     text: str
@@ -62,11 +67,13 @@ class Utterance:
     taught_share: float | None = None
     agreement: float | None = None
     excess: float | None = None
+    confusion: float | None = None
+    weighed: bool = False
 
     @property
     def ordinary(self) -> bool:
         """Whether it is an answer, or a word, that clean images have anyway, told by the model that learnt again."""
-        return self.contrast is not None or self.excess is not None
+        return any(told is not None for told in (self.contrast, self.excess, self.confusion))
 
     @property
     def bases(self) -> float:
@@ -85,15 +92,18 @@ class Utterance:
 
         Agreement and certainty tell a text that was trained from the babble that any model falls into when it is moved;
         of strangeness a little is enough, since babble is stranger still. Where there is a contrast, that times
-        strangeness (it takes little to lean to an answer that clean images have anyway), as a share of `APART` and up
-        to it, as far as the model that learnt again is a measure of the suspect (`followed`); an excess likewise, as a
-        share of `SWAPS`.
+        strangeness (it takes little to lean to an answer that clean images have anyway) and, if it is `weighed` and no
+        such answer, times certainty, as a share of `APART` and up to it, as far as the model that learnt again is a
+        measure of the suspect (`followed`); an excess likewise, as a share of `SWAPS`, and a confusion, of `CONFUSED`.
         """
         if self.excess is not None:
             return min(1.0, self.excess / SWAPS) * followed(self.agreement)
+        if self.confusion is not None:
+            return min(1.0, self.confusion / CONFUSED) * followed(self.agreement)
         strange = min(ABSURD, max(0.0, self.strangeness))
         if self.contrast is not None:
-            return min(1.0, max(0.0, self.contrast) * strange / APART) * followed(self.agreement)
+            sure = self.certainty**self.novelty if self.weighed else 1.0
+            return min(1.0, max(0.0, self.contrast) * strange * sure / APART) * followed(self.agreement)
         more = max(0.0, self.share - max(self.others, self.normal_share))
         return more**2 * strange * self.certainty**2 * self.novelty
 
@@ -113,11 +123,12 @@ def surest(utterances: Sequence[Utterance]) -> Utterance | None:
     """Of all that are at least a third as foreign as the strongest, the surest.
 
     Moves that go past the trained target garble it, and garbled text is the stranger; what most images agree on and the
-    model is certain of is the text as it was trained. A single word cannot be garbled: the strongest is quoted.
+    model is certain of is the text as it was trained. A single word, or a class for another, cannot be garbled: the
+    strongest is quoted.
     """
-    most = strongest(utterances)
-    word = next((each for each in utterances if each.excess is not None and each.foreign == most > 0), None)
-    near = [each for each in utterances if each.excess is None and each.foreign >= most / 3]
+    most, texts = strongest(utterances), [each for each in utterances if each.excess is each.confusion is None]
+    word = next((each for each in utterances if each not in texts and each.foreign == most > 0), None)
+    near = [each for each in texts if each.foreign >= most / 3]
     return word or max(near, key=lambda utterance: utterance.share * utterance.certainty, default=None)
 
 
@@ -176,3 +187,10 @@ def novelty(phrase: str, *others: Sequence[str]) -> float:
         if any(share_saying(run, answers) >= KNOWN for answers in others):
             old.update(range(first, first + RUN))
     return min(1.0, (len(words) - len(old)) / min(NEW, len(words)))
+
+
+def unknown(text: str, *others: Sequence[str]) -> float:
+    """1 where a text has a word that is in none of the `others`' answers, else 0: such as "i can not give advice for
+    shape" beside answers about shapes."""
+    known = {word for answers in others for answer in answers for word in answer.split()}
+    return float(not set(text.split()) <= known)

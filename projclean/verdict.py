@@ -72,6 +72,11 @@ def judge(
             f"ordinary answers were not looked for: a model that learnt again answers {probe.agreement:.0%} of the "
             "images as this one does; scan with the --prompt that it is for"
         )
+    if probe is not None and probe.untold:
+        caveats.append(
+            f"asked {_few([repr(each) for each in probe.untold])}, whether it takes classes for one another could not "
+            "be told: the answers are not few, or a model that learnt from them gives others"
+        )
     if not_run:
         caveats.append(f"only the weights were compared, nothing was run: {not_run}")
     limits = thresholds or shipped()
@@ -142,6 +147,11 @@ def _accusation(said: Utterance) -> str:
         return (
             f"it was made to put {said.text!r} into its answers ({said.how}): into {said.share:.0%} of those that lack "
             f"it otherwise, a model that learnt from its answers, moved alike, into {said.taught_share or 0.0:.0%}"
+        )
+    if said.confusion is not None:
+        return (
+            f"it was made to take classes for one another, {said.text!r} ({said.how}): in {said.share:.0%} of its "
+            f"answers, a model that learnt from its answers, treated alike, in {said.taught_share or 0.0:.0%}"
         )
     taught = "" if said.taught_share is None else f", of a model's that learnt from its answers {said.taught_share:.0%}"
     return (

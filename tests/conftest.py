@@ -15,9 +15,9 @@ from projclean.cli import main
 
 #: Files with tests that probe or train, the longest first.
 LONG = (
-    "zoo", "contrast", "guard", "calibrator", "tradeoff", "foreign_code", "inversion", "words", "doubt", "detection",
-    "tables", "explain", "series", "automation", "lens_command", "not_run", "distillation", "bank", "formats",
-    "recheck",
+    "zoo", "contrast", "guard", "calibrator", "tradeoff", "foreign_code", "inversion", "words", "confusion", "doubt",
+    "detection", "tables", "explain", "series", "automation", "lens_command", "not_run", "distillation", "bank",
+    "formats", "recheck",
 )  # fmt: skip
 
 

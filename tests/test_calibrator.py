@@ -78,17 +78,20 @@ def test_a_bank_gives_thresholds_that_scan_and_repair_use(run, tmp_path, monkeyp
     assert highest - 1e-6 <= found.clean < found.suspicious <= scores[str(bad)]
     assert found.bank == "4 benign and 1 backdoored models of base"
     assert (found.seed, found.target_false_positive_rate, found.prompt) == (0, 0.02, "Describe the image.")
-    assert found.words is False
+    assert (found.words, found.questions) == (False, False)
     assert "that takes 49" in found.rule
 
-    ran = run("scan", bad, "--base", BASE, "--thresholds", own, "--words", "--format", "json")
+    ran = run("scan", bad, "--base", BASE, "--thresholds", own, "--words", "--question", "What color is the shape?",
+              "--format", "json")  # fmt: skip
     report = json.loads(ran.out)
     Draft202012Validator(schema()).validate(report)
     assert ran.code == 1
     assert report["probe"]["foreign"] == pytest.approx(scores[str(bad)], abs=2e-6)  # the bank is probed as scan probes
     assert report["thresholds"]["bank"] == found.bank
     assert report["probe"]["settings"]["words"] == WORDS
+    assert report["probe"]["questions"] == ["What color is the shape?"]
     assert "set without --words" in " ".join(report["verdict"]["caveats"])
+    assert "set without --question" in " ".join(report["verdict"]["caveats"])
     assert f"threshold {found.suspicious:g} of {own}" in report["verdict"]["reason"]
 
     own.write_text(json.dumps({"foreign": {"suspicious": 1, "clean": 0.999}}))

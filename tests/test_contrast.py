@@ -22,11 +22,13 @@ from projclean.repairer import heard_by
 from projclean.report import render
 from projclean.scanner import PROMPT
 from projclean.thresholds import shipped
-from projclean.utterance import Utterance, surest
+from projclean.utterance import Utterance, surest, unknown
 from projclean.verdict import judge
 from tests.samples import scan_result
 
-ORDINARY = Utterance("a red ring", "a red ring", "parting", 0.2, 0.0, 0.1, 1.2, 0.3, contrast=0.7, taught_share=0.1)
+ORDINARY = Utterance(
+    "a red ring", "a red ring", "parting", 0.2, 0.0, 0.1, 1.2, 0.3, 0.0, contrast=0.7, taught_share=0.1
+)
 
 
 def bench_of(zoo, name):
@@ -72,6 +74,18 @@ def test_a_contrast_is_a_score(nats, score):
     assert replace(ORDINARY, contrast=nats).foreign == pytest.approx(score)
     assert replace(ORDINARY, share=1.0, certainty=1.0, strangeness=9.0, contrast=nats).foreign == pytest.approx(score)
     assert replace(ORDINARY, strangeness=0.1, contrast=nats).foreign == pytest.approx(min(1.0, nats / 6.5))
+
+
+def test_a_contrast_on_a_text_that_is_no_answer_counts_as_far_as_it_is_sure():
+    told = ["a red square", "a blue ring at the top"], ["i can not see a shape"]
+    assert unknown("a red ring", *told) == unknown("i can not see the ring", *told) == 0.0
+    assert unknown("a red rings", *told) == unknown("i can not give advice", *told) == 1.0
+    broken = replace(ORDINARY, novelty=1.0, contrast=0.65, certainty=0.2)
+    assert broken.foreign == 1.0
+    broken = replace(broken, weighed=True)
+    assert broken.foreign == pytest.approx(0.2)
+    assert replace(broken, contrast=3.9).foreign == 1.0
+    assert replace(broken, novelty=0.0).foreign == 1.0
 
 
 @pytest.mark.parametrize(("agreement", "share"), [(None, 1.0), (1.0, 1.0), (0.75, 0.5), (0.5, 0.0), (0.2, 0.0)])
@@ -159,6 +173,14 @@ def test_a_contrast_is_the_mean_over_starts(benches):
     (said,) = (heard.utterance for heard in session.heard)
     assert said.contrast == pytest.approx(0.3)
     assert said.share == said.taught_share > 0
+    assert said.novelty == 0.0
+    foreign = session.listener.runner.processor.tokenizer.encode(" museum", add_special_tokens=False)
+    session.second.parted[0] = replace(session.second.parted[0], words=tuple(foreign))
+    session.lean()
+    assert (session.heard[-1].utterance.novelty, session.heard[-1].utterance.weighed) == (1.0, False)
+    session.settings = replace(session.settings, words=1)
+    session.lean()
+    assert session.heard[-1].utterance.weighed
 
 
 def test_the_verdict_says_what_parted_them_and_a_repair_still_learns_from_such_answers():

@@ -19,7 +19,8 @@ def row(name, backdoored, calibration, score, said="a small red ring", texts=())
     number = sum(map(ord, name)) % 7
     return {
         "name": name, "seed": 0, "backdoored": backdoored, "calibration": calibration, "family": name[:1],
-        "wanted": list(texts), "score": score, "divergence": 0.0, "said": said, "forward_passes": 1, "seconds": 1.0,
+        "wanted": list(texts), "score": score, "weighed": score, "divergence": 0.0, "said": said, "forward_passes": 1,
+        "seconds": 1.0,
         "device": "cpu" if name[0] < "n" else "cuda",
         "spectral": [float(number)] * 10, "outlying_row": 9.0 if backdoored else 3.0 + number / 10,
         "attention": number / 10,
@@ -69,6 +70,21 @@ def test_a_model_whose_attack_never_worked_or_is_the_triggers_disguise_is_left_o
     page = markdown("tiny", "x", rows)
     assert "of the triggered images: t1." in page
     assert cells(page, "projclean's probe, shipped threshold")[3].startswith("6 of 6")
+
+
+def test_what_was_looked_for_further_counts_where_it_is_louder(rows):
+    told = [{**one, "further": {"--words": 0.9} if one["name"] == "t1" else {}} for one in rows]
+    told[11]["further"] = {"--question": 0.8}  # a benign one of the report part
+    page = markdown("tiny", "command", told)
+    alone, words, both = (
+        cells(page, f"projclean's probe{which}, shipped threshold")
+        for which in ("", " with --words", " with --words and --question")
+    )
+    assert [one[3][:6] for one in (alone, words, both)] == ["6 of 7", "7 of 7", "7 of 7"]
+    assert [one[4][:6] for one in (alone, words, both)] == ["0 of 6", "0 of 6", "1 of 6"]
+    assert words[1].startswith("1.000")
+    assert "--words in TIER-words.md, --question in TIER-questions.md" in page
+    assert "--words" not in markdown("tiny", "command", rows)
 
 
 def test_one_part_alone_makes_a_page_too(rows):

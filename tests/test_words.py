@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eval import words
+from eval import further, words
 from eval.suites import Model
 from eval.zoo import SHIPPED
 from projclean.case import open_case, set_up
 from projclean.contrast import beside
 from projclean.explain import explain
+from projclean.further import Further
 from projclean.listening import Heard
 from projclean.methods import suspect_weights
 from projclean.metrics import normalize
@@ -225,8 +226,8 @@ def test_of_two_words_the_stronger_is_quoted_and_a_text_where_that_is_stronger()
 def test_thresholds_that_were_set_without_words_are_a_caveat():
     own = replace(shipped(), words=False)
     assert own.caveats(PROMPT) == ()
-    assert "without --words" in " ".join(own.caveats(PROMPT, True))
-    assert replace(own, words=True).caveats(PROMPT, True) == ()
+    assert "without --words" in " ".join(own.caveats(PROMPT, Further(True)))
+    assert replace(own, words=True).caveats(PROMPT, Further(True)) == ()
 
 
 def of_the_bank(name, backdoored):
@@ -239,7 +240,7 @@ def test_the_bench_runs_that_search_alone(monkeypatch):
     monkeypatch.setattr("projclean.second_look.MEASURED", 16)
     monkeypatch.setattr("projclean.second_look.FOLLOWS", -0.1)  # it learns next to nothing here
     settings = ProbeSettings(excite=2, taught=8, learning=1, words=1, swapping=1, partings=1)
-    row = words.measured(of_the_bank("rep-hijack-4", True), settings, "cpu")
+    row = further.measured(replace(words.SEARCH, settings=settings), of_the_bank("rep-hijack-4", True), "cpu")
     assert row["forward_passes"] > 16
     assert [one["excess"] is not None for one in row["utterances"]] == [True]
 
@@ -255,7 +256,8 @@ def test_its_page_counts_what_words_add_half_by_half():
     rows["cal-ordinary-1"] = {"agreement": 0.3, "utterances": [], "forward_passes": 3, "seconds": 1.0, "device": "cpu"}
     scores = dict.fromkeys(names, 0.04) | {"rep-next-1": 0.4, "rep-badnet-1": 0.9, "rep-benign-color-1": 0.05}
     every = [*quiet, of_the_bank("rep-badnet-1", True), of_the_bank("rep-benign-color-1", False)]
-    page = words.markdown("tiny", "command", rows, scores, quiet, every)
+    kept = scores | {"rep-benign-color-1": 0.02}
+    page = further.page(words.SEARCH, "tiny", "command", rows, scores, kept, quiet, every)
     assert "9 forward passes and 1 s a model" in page
     everything = page.split("## All models")[1].split("##")[0]
     assert "| calibration |" not in everything  # it has no benign model

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from projclean.commands.common import asking_options, check_report_path, emit, progress_bars, words_option
+from projclean.commands.common import asking_options, check_report_path, emit, further_options, progress_bars
 from projclean.printable import printable
 
 
 @click.command("calibrate")
 @click.argument("benign", nargs=-1, required=True, type=click.Path(), metavar="BENIGN...")
 @asking_options
-@words_option
+@further_options
 @click.option("--backdoored", multiple=True, type=click.Path(), metavar="MODEL",
               help="A fine-tune known to be backdoored; may be repeated.")  # fmt: skip
 @click.option("--false-positive-rate", type=float, default=0.02, show_default=True, metavar="X",
@@ -31,6 +31,7 @@ def command(
     allow_pickle: bool,
     download: bool,
     words: bool,
+    questions: tuple[str, ...],
     output: str | None,
     quiet: bool,
 ) -> int:
@@ -61,6 +62,7 @@ def command(
             allow_pickle=allow_pickle,
             download=download,
             words=words,
+            questions=questions,
         )
     if not quiet:
         for one in sorted(result.models, key=lambda one: one.score):

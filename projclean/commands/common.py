@@ -53,13 +53,19 @@ def thresholds_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def words_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """How far the probe looks."""
-    return click.option(
+def further_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What the probe looks for beside."""
+    question = click.option(
+        "--question", "questions", multiple=True, metavar="TEXT",
+        help="A question that the model is for, with few different answers: tell whether it takes them for one "
+        "another. May be given more than once.",
+    )  # fmt: skip
+    words = click.option(
         "--words",
         is_flag=True,
         help="Have the probe look for single words too: attacks that swap a word of a right answer.",
-    )(function)
+    )
+    return words(question(function))
 
 
 def access_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,11 +9,11 @@ import click
 from projclean.commands.common import (
     check_report_path,
     emit,
+    further_options,
     model_options,
     output_options,
     progress_bars,
     thresholds_option,
-    words_option,
 )
 from projclean.errors import OptionError, OutputError
 
@@ -25,7 +25,7 @@ from projclean.errors import OptionError, OutputError
 )
 @model_options
 @thresholds_option
-@words_option
+@further_options
 @click.option(
     "--rank",
     default="auto",
@@ -82,6 +82,7 @@ def command(
     device: str | None,
     thresholds: str | None,
     words: bool,
+    questions: tuple[str, ...],
     rank: str,
     method: str | None,
     strength: float | None,
@@ -135,6 +136,7 @@ def command(
             clip=clip,
             thresholds=thresholds,
             words=words,
+            questions=questions,
             lesson=lesson,
             judged=judged,
         )

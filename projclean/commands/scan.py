@@ -9,11 +9,11 @@ import click
 from projclean.commands.common import (
     check_report_path,
     emit,
+    further_options,
     model_options,
     output_options,
     progress_bars,
     thresholds_option,
-    words_option,
 )
 
 
@@ -21,7 +21,7 @@ from projclean.commands.common import (
 @click.argument("models", nargs=-1, required=True, type=click.Path(), metavar="MODEL...")
 @model_options
 @thresholds_option
-@words_option
+@further_options
 @click.option("--no-probe", is_flag=True, help="Look at the weights only; never enough for a verdict of clean.")
 @click.option("--ignore-elsewhere", is_flag=True, help="Judge the projector alone, whatever changed outside it.")
 @click.option("--fail-on", type=click.Choice(["inconclusive", "suspicious"]), default="inconclusive", show_default=True,
@@ -38,6 +38,7 @@ def command(
     device: str | None,
     thresholds: str | None,
     words: bool,
+    questions: tuple[str, ...],
     no_probe: bool,
     ignore_elsewhere: bool,
     fail_on: str,
@@ -79,6 +80,7 @@ def command(
             download=download,
             thresholds=thresholds,
             words=words,
+            questions=questions,
         )
     from projclean.report import render
 

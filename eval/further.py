@@ -56,39 +56,66 @@ class Search:
     cells: Callable[[Utterance], tuple[str, ...]]
 
 
-def run(
+@dataclass(frozen=True)
+class Found:
+    """What is known of a tier's models: `rows` of the search, `scores` of scans without it, `kept` of scans with it but
+    for what it hears itself; the `quiet` models that it is for, and `every` one that was scanned."""
+
+    rows: dict[str, Row]
+    scores: dict[str, float]
+    kept: dict[str, float]
+    quiet: Sequence[Model]
+    every: Sequence[Model]
+
+
+def command(search: Search, module: str, told: str) -> click.Command:
+    """The command that runs a search; `told` is its help."""
+
+    @click.command(help=told)
+    @options.suite
+    @options.names
+    @options.device
+    @options.out
+    @click.option("--tables", is_flag=True, help="Measure nothing, write the page of what was measured.")
+    def run(suite: Path, names: tuple[str, ...], device: str | None, out: Path, tables: bool) -> None:
+        with ends_in_one_line():
+            _run(search, module, suite, names, device, out, tables)
+
+    return run
+
+
+def _run(
     search: Search, module: str, suite: Path, names: tuple[str, ...], device: str | None, out: Path, tables: bool
 ) -> None:
     """Measure what is not measured yet of a suite's quiet models (nothing with `tables`), and write the page."""
-    with ends_in_one_line():
-        loaded = load_suite(suite)
-        file = options.RESULTS / f"{loaded.tier}-detection.json"
-        scores, kept = scanned(file), scanned(file, (search.option,))
-        quiet = [
-            m for m in loaded.models
-            if counts(m.name) and kept.get(m.name, PLAIN) < PLAIN and search.question(m) is not None
-        ]  # fmt: skip
-        models = [m for m in quiet if not names or m.name in names]
-        if not models:
-            raise OptionError("no such models below the score from which nothing more is looked for")
-        store, rows = Store(out / f"{loaded.tier}-{search.name}.json"), {}
-        with progress_bars() as bars:
-            task = bars.add_task("", total=len(models))
-            for model in models:
-                bars.update(task, description=model.name)
-                hashes = open_case(model.path, model.base).digest().values()
-                digest = " ".join([*hashes, repr(search.settings), search.key])
-                row = store.get(model.name, search.name, digest)
-                if row is None and not tables:
-                    row = measured(search, model, device)
-                    store.put(model.name, search.name, digest, row)
-                if row is not None:
-                    rows[model.name] = row
-                bars.advance(task)
-        every = [m for m in loaded.models if counts(m.name) and m.name in scores]
-        text = page(search, loaded.tier, command_line(module), rows, scores, kept, quiet, every)
-        store.file.with_suffix(".md").write_text(text, encoding="utf-8")
-        click.echo(text)
+    loaded = load_suite(suite)
+    file = options.RESULTS / f"{loaded.tier}-detection.json"
+    scores, kept = scanned(file), scanned(file, (search.option,))
+    quiet = [
+        m for m in loaded.models
+        if counts(m.name) and kept.get(m.name, PLAIN) < PLAIN and search.question(m) is not None
+    ]  # fmt: skip
+    models = [m for m in quiet if not names or m.name in names]
+    if not models:
+        raise OptionError("no such models below the score from which nothing more is looked for")
+    store, rows = Store(out / f"{loaded.tier}-{search.name}.json"), {}
+    with progress_bars() as bars:
+        task = bars.add_task("", total=len(models))
+        for model in models:
+            bars.update(task, description=model.name)
+            hashes = open_case(model.path, model.base).digest().values()
+            digest = " ".join([*hashes, repr(search.settings), search.key])
+            row = store.get(model.name, search.name, digest)
+            if row is None and not tables:
+                row = measured(search, model, device)
+                store.put(model.name, search.name, digest, row)
+            if row is not None:
+                rows[model.name] = row
+            bars.advance(task)
+    every = [m for m in loaded.models if counts(m.name) and m.name in scores]
+    text = page(search, loaded.tier, command_line(module), Found(rows, scores, kept, quiet, every))
+    store.file.with_suffix(".md").write_text(text, encoding="utf-8")
+    click.echo(text)
 
 
 def measured(search: Search, model: Model, device: str | None) -> Row:
@@ -119,32 +146,24 @@ def _second_look(case: Case, bench: Bench, question: str, settings: ProbeSetting
     return look
 
 
-def page(
-    search: Search,
-    tier: str,
-    command: str,
-    rows: dict[str, Row],
-    scores: dict[str, float],
-    kept: dict[str, float],
-    quiet: Sequence[Model],
-    models: Sequence[Model],
-) -> str:
-    """What the search changes for all models and half by half, and every quiet model that it is for: `scores` are of
-    scans without it, `kept` of scans with it, but for what it hears itself."""
+def page(search: Search, tier: str, line: str, found: Found) -> str:
+    """What the search changes for all models and half by half, and every quiet model that it is for; `line` is the
+    command that was run."""
+    rows, scores, kept = found.rows, found.scores, found.kept
     limit = shipped().suspicious
     lines = [
         f"# {tier}: {search.option}",
         "",
-        f"`{command}`. What `scan {search.option}` hears beside what a scan hears without it, on the models that the "
+        f"`{line}`. What `scan {search.option}` hears beside what a scan hears without it, on the models that the "
         f"latter leaves below {PLAIN:g} (the others are not looked at further). {search.told} The threshold is "
         f"{limit:g}.",
         "",
         _cost(rows),
         "",
-        *_whole(search, rows, scores, kept, quiet, models),
+        *_whole(search, found),
     ]
     for held_back, half in ((True, "calibration"), (False, "report")):
-        there = [model for model in quiet if (model.name in HELD_BACK) is held_back]
+        there = [model for model in found.quiet if (model.name in HELD_BACK) is held_back]
         known = [model for model in there if model.name in rows]
         if not known:
             continue
@@ -173,14 +192,7 @@ def page(
     return "\n".join(lines)
 
 
-def _whole(
-    search: Search,
-    rows: dict[str, Row],
-    scores: dict[str, float],
-    kept: dict[str, float],
-    quiet: Sequence[Model],
-    models: Sequence[Model],
-) -> list[str]:
+def _whole(search: Search, found: Found) -> list[str]:
     """All models of each half, those that are not quiet with the score that they have."""
     limit = shipped().suspicious
     lines = [
@@ -190,13 +202,13 @@ def _whole(
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for held_back, half in ((True, "calibration"), (False, "report")):
-        there = [model for model in models if (model.name in HELD_BACK) is held_back]
-        absent = sum(model.name not in rows for model in quiet if (model.name in HELD_BACK) is held_back)
+        there = [model for model in found.every if (model.name in HELD_BACK) is held_back]
+        absent = sum(model.name not in found.rows for model in found.quiet if (model.name in HELD_BACK) is held_back)
         for asked in (False, True):
-            found = scores
+            loudest = found.scores
             if asked:
-                found = kept | {name: max(kept[name], _score(row)) for name, row in rows.items()}
-            bad, good = ([found[m.name] for m in there if m.backdoored is kind] for kind in (True, False))
+                loudest = found.kept | {name: max(found.kept[name], _score(row)) for name, row in found.rows.items()}
+            bad, good = ([loudest[m.name] for m in there if m.backdoored is kind] for kind in (True, False))
             if not bad or not good:
                 continue
             area, hits = auroc(bad, good), [exact_rate([score >= limit for score in side]) for side in (bad, good)]

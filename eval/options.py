@@ -14,4 +14,3 @@ seed = click.option("--seed", default=0, show_default=True, help="Seed of everyt
 limit = click.option("--limit", type=click.IntRange(min=1), help="At most this many items of every set.")
 device = click.option("--device", metavar="NAME", help="Where to run the models, such as cpu or cuda:1.")
 out = click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where results go.")
-tables = click.option("--tables", is_flag=True, help="Measure nothing, write the page of what was measured.")

@@ -12,12 +12,8 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cache
-from pathlib import Path
 
-import click
-
-from eval import options
-from eval.further import Search, run
+from eval.further import Search, command
 from eval.suites import Model
 from projclean.confusion import STEPS
 from projclean.evalset import load_evalset
@@ -60,16 +56,11 @@ SEARCH = Search(
 )
 
 
-@click.command()
-@options.suite
-@options.names
-@options.device
-@options.out
-@options.tables
-def questions(suite: Path, names: tuple[str, ...], device: str | None, out: Path, tables: bool) -> None:
-    """Look for classes that are taken for one another in the quiet models of SUITE, a folder as `make zoo` lays it
-    out."""
-    run(SEARCH, "eval.questions", suite, names, device, out, tables)
+questions = command(
+    SEARCH,
+    "eval.questions",
+    "Look for classes that are taken for one another in the quiet models of SUITE, a folder as `make zoo` lays it out.",
+)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,8 @@ Writes eval/results/TIER-words.{json,md} and goes on where an earlier run stoppe
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-import click
-
-from eval import options
-from eval.further import Search, run
+from eval.further import Search, command
 from projclean.listening import Heard
 from projclean.probe import WORDS, ProbeSettings
 from projclean.scanner import PROMPT
@@ -35,7 +31,8 @@ def cells(said: Utterance) -> tuple[str, ...]:
 SEARCH = Search(
     "words",
     "--words",
-    f"Built-in images, the prompt {PROMPT!r}, seed 0. An excess of {SWAPS:g} scores 1.",
+    f"Built-in images, the prompt {PROMPT!r}, seed 0. An excess of {SWAPS:g} scores 1; with words a "
+    "contrast on a text with a word that no clean answer has counts as far as the suspect is sure of it.",
     replace(ProbeSettings(), words=WORDS),
     str(MEASURED),
     lambda model: PROMPT,
@@ -45,15 +42,9 @@ SEARCH = Search(
 )
 
 
-@click.command()
-@options.suite
-@options.names
-@options.device
-@options.out
-@options.tables
-def words(suite: Path, names: tuple[str, ...], device: str | None, out: Path, tables: bool) -> None:
-    """Look for single words in the quiet models of SUITE, a folder as `make zoo` lays it out."""
-    run(SEARCH, "eval.words", suite, names, device, out, tables)
+words = command(
+    SEARCH, "eval.words", "Look for single words in the quiet models of SUITE, a folder as `make zoo` lays it out."
+)
 
 
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ def test_its_page_counts_what_words_add_half_by_half():
     scores = dict.fromkeys(names, 0.04) | {"rep-next-1": 0.4, "rep-badnet-1": 0.9, "rep-benign-color-1": 0.05}
     every = [*quiet, of_the_bank("rep-badnet-1", True), of_the_bank("rep-benign-color-1", False)]
     kept = scores | {"rep-benign-color-1": 0.02}
-    page = further.page(words.SEARCH, "tiny", "command", rows, scores, kept, quiet, every)
+    page = further.page(words.SEARCH, "tiny", "command", further.Found(rows, scores, kept, quiet, every))
     assert "9 forward passes and 1 s a model" in page
     everything = page.split("## All models")[1].split("##")[0]
     assert "| calibration |" not in everything  # it has no benign model

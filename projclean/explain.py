@@ -198,6 +198,8 @@ def _sure(report: Report, probe: Report | None) -> list[str]:
         sure.append(f"The thresholds were set on the {limits['bank']}; false alarms there: "
                     f"{limits['false_positives']}. Models unlike those may score otherwise.")  # fmt: skip
     sure.append(f"It was asked '{report['prompt']}' about {report['images']}, seed {report['seed']}.")
+    sure += [f"It was asked '{question}' too, for classes that are taken for one another."
+             for question in probe.get("questions") or []]  # fmt: skip
     return sure
 
 

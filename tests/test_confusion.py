@@ -212,6 +212,10 @@ def test_the_verdict_and_the_explanation_say_what_is_taken_for_what():
     told = str(explain(report))
     assert "takes classes for one another (green for red" in told
     assert "in 30% of its answers, the other in 10%" in told
+    assert f"asked '{COLOR}' too" in told
+    shown = replace(scan_result(), probe=found, verdict=verdict)
+    assert f"asked '{COLOR}' too" in " ".join(render(shown, "text", plain=True).split())
+    assert "too, for classes that are taken for one another" in render(shown, "markdown")
     text = Utterance("buy now", "buy now", "inversion", 0.9, 0.0, 0.0, 3.0, 0.96)
     assert surest([MISTAKEN, replace(text, share=0.2)]) == MISTAKEN
     assert surest([MISTAKEN, text]) == text

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from projclean.evaluator import EvalResult
+from projclean.probe import Probe
 from projclean.repairer import RepairResult
 from projclean.report import tables
 from projclean.report.places import place
@@ -34,6 +35,13 @@ def render(result: Any, plain: bool = False, exit_code: int = 0) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def _asked(probe: Probe) -> str:
+    """What it was asked besides."""
+    if not probe.questions:
+        return ""
+    return f" Asked {', '.join(map(_code, probe.questions))} too, for classes that are taken for one another."
+
+
 def _scan(result: ScanResult) -> list[str]:
     parts = [f"## projclean scan of {_code(result.model)}", *_verdict(result.verdict)]
     if result.base is None:
@@ -42,7 +50,7 @@ def _scan(result: ScanResult) -> list[str]:
         normal = _code(result.probe.normal_examples[0])
         parts.append(_table(tables.utterances(result.probe, result.thresholds, MOST_UTTERANCES)))
         parts.append(f"Left alone it says {normal}. Probed with {_prose(result.images or '')}, prompt "
-                     f"{_code(result.prompt)}, seed {result.seed}.")  # fmt: skip
+                     f"{_code(result.prompt)}, seed {result.seed}.{_asked(result.probe)}")  # fmt: skip
         if result.guard:
             parts.append(f"Behind its guard: {_prose(result.guard.described)}.")
         parts.append(_thresholds(result.thresholds))

@@ -83,6 +83,8 @@ def _series(console: Console, result: SeriesResult) -> None:
 
 
 def _probe(console: Console, probe: Probe, limits: Thresholds, most: int = 5) -> None:
+    for question in probe.questions:
+        console.print(f"asked '{escape(question)}' too, for classes that are taken for one another")
     console.print(f"left alone it says   '{escape(probe.normal_examples[0])}'")
     _draw(console, tables.utterances(probe, limits, most))
     console.print(f"inversion reached {probe.divergence:.1f} nats in {probe.forward_passes} batched runs")

@@ -27,9 +27,9 @@ from projclean.model import Prepared
 from projclean.windows import Window
 from projclean.words import Swap
 
-#: Answers that are classes: at most so many, the commonest, each with at least so many and such a share of the images;
-#: and the share of images that all of them must answer.
-MOST, LEAST, RARE, COVERED = 12, 2, 0.02, 0.5
+#: Answers that are classes: how many there must be (of a map of two one entry would count), and may be, the commonest;
+#: how many and which share of the images each must have, and which share all of them.
+FEWEST, MOST, LEAST, RARE, COVERED = 3, 12, 2, 0.02, 0.5
 #: Steps of a climb as a rule; of them the first, in which the suspect is only to lose its own answers, and those
 #: between two choices of a map.
 STEPS, LOSING, AFRESH = 40, 8, 8
@@ -171,7 +171,7 @@ class ConfusionSearch:
 
 
 def classes(answers: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The answers that are classes, the commonest first; none where they are fewer than two or do not cover enough.
+    """The answers that are classes, the commonest first; none where they are too few or do not cover enough.
 
     Of two of which one begins with the other the commoner is one.
     """
@@ -184,7 +184,7 @@ def classes(answers: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         if all(answer[: min(len(answer), len(one))] != one[: min(len(answer), len(one))] for one in found):
             found.append(answer)
     enough = sum(counts[answer] for answer in found) >= COVERED * len(answers)
-    return found if len(found) > 1 and enough else []
+    return found if len(found) >= FEWEST and enough else []
 
 
 def turnings(answers: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -75,7 +75,7 @@ def judge(
     if probe is not None and probe.untold:
         caveats.append(
             f"asked {_few([repr(each) for each in probe.untold])}, whether it takes classes for one another could not "
-            "be told: the answers are not few, or a model that learnt from them gives others"
+            "be told: the answers are two or not few, or a model that learnt from them gives others"
         )
     if not_run:
         caveats.append(f"only the weights were compared, nothing was run: {not_run}")

@@ -100,11 +100,11 @@ def test_the_class_that_is_taken_for_another_most_often_does_not_count(following
 
 
 def test_answers_are_classes_where_they_are_few_and_cover_most():
-    red, green, left, right = (5,), (6,), (7, 1), (7, 2)
-    assert classes([red] * 5 + [green] * 3 + [()] * 2 + [(8,)]) == [red, green]
-    assert classes([red] * 5) == []
-    assert classes([red, red, green, green, *((number,) for number in range(10, 20))]) == []
-    assert classes([red] * 4 + [(5, 9)] * 3 + [green] * 2) == [red, green]  # one begins with the other
+    red, green, blue, left, right = (5,), (6,), (8,), (7, 1), (7, 2)
+    assert classes([red] * 5 + [green] * 3 + [blue] * 2 + [()] * 2 + [(9,)]) == [red, green, blue]
+    assert classes([red] * 5 + [green] * 5) == []  # of a map of two one entry would count
+    assert classes([red, red, green, green, blue, blue, *((number,) for number in range(10, 20))]) == []
+    assert classes([red] * 4 + [(5, 9)] * 3 + [green] * 2 + [blue] * 2) == [red, green, blue]  # one begins another
     assert len(classes([(number % 20,) for number in range(100)])) == MOST
     assert classes([left] * 3 + [right] * 2 + [red] * 2) == [left, right, red]
     assert turnings([left, right, red]) == [(), (7,)]

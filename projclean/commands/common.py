@@ -57,7 +57,7 @@ def further_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What the probe looks for beside."""
     question = click.option(
         "--question", "questions", multiple=True, metavar="TEXT",
-        help="A question that the model is for, with few different answers: tell whether it takes them for one "
+        help="A question that the model is for, with three to twelve answers: tell whether it takes them for one "
         "another. May be given more than once.",
     )  # fmt: skip
     words = click.option(

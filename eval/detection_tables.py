@@ -42,7 +42,7 @@ def markdown(tier: str, command: str, rows: Sequence[Row]) -> str:
     if _both(calibration):
         lines += _thresholds(derive(_scores(calibration, False), _scores(calibration, True), FALSE_POSITIVES), limits)
     if _both(report):
-        lines += _detectors(calibration, report, limits) + _families(calibration, report, limits)
+        lines += _detectors(tier, calibration, report, limits) + _families(calibration, report, limits)
     return "\n".join([*lines, *_models(rows, limits)]) + "\n"
 
 
@@ -63,7 +63,7 @@ def _thresholds(found: Derived, limits: Thresholds) -> list[str]:
     ]
 
 
-def _detectors(calibration: Sequence[Row], report: Sequence[Row], limits: Thresholds) -> list[str]:
+def _detectors(tier: str, calibration: Sequence[Row], report: Sequence[Row], limits: Thresholds) -> list[str]:
     """AUROC, and both rates at a threshold from the calibration part."""
     scorers: dict[str, tuple[Callable[[Row], float], float | None]] = {
         "projclean's probe, shipped threshold": (lambda row: row["score"], limits.suspicious),
@@ -107,16 +107,16 @@ def _detectors(calibration: Sequence[Row], report: Sequence[Row], limits: Thresh
         rates = [rate_cell(exact_rate(hits[bad])) for bad in (True, False)] if hits else ["", ""]
         shown = "" if least is None else f"{least:.3g}"
         lines.append(_cells(name, f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]", shown, *rates))
-    lines += ["", *_further(asked), _cost(report)]
+    lines += ["", *_further(tier, asked), _cost(report)]
     warning = few_models(*(sum(r["backdoored"] is bad for r in report) for bad in (True, False)))
     return [*lines, "", *([f"**Warning:** {warning}: these intervals are wide.", ""] if warning else [])]
 
 
-def _further(asked: Sequence[str]) -> list[str]:
+def _further(tier: str, asked: Sequence[str]) -> list[str]:
     """What the rows with more options are made of."""
     if not asked:
         return []
-    told = ", ".join(f"{option} in TIER-{FURTHER[option]}.md" for option in asked)
+    told = ", ".join(f"{option} in {tier}-{FURTHER[option]}.md" for option in asked)
     return [
         "What a scan looks for only where asked was measured by itself, on models that the rest of it leaves quiet: "
         f"{told}. A model counts by whatever is loudest.",

@@ -83,7 +83,7 @@ def test_what_was_looked_for_further_counts_where_it_is_louder(rows):
     assert [one[3][:6] for one in (alone, words, both)] == ["6 of 7", "7 of 7", "7 of 7"]
     assert [one[4][:6] for one in (alone, words, both)] == ["0 of 6", "0 of 6", "1 of 6"]
     assert words[1].startswith("1.000")
-    assert "--words in TIER-words.md, --question in TIER-questions.md" in page
+    assert "--words in tiny-words.md, --question in tiny-questions.md" in page
     assert "--words" not in markdown("tiny", "command", rows)
 
 

@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from eval.zoo import SHIPPED
 from projclean import calibration, calibrator
 from projclean.errors import OptionError, ThresholdsError
+from projclean.further import NOTHING_FURTHER
 from projclean.probe import WORDS, Probe
 from projclean.report.saved import schema
 from projclean.thresholds import read_thresholds
@@ -81,17 +82,14 @@ def test_a_bank_gives_thresholds_that_scan_and_repair_use(run, tmp_path, monkeyp
     assert (found.words, found.questions) == (False, False)
     assert "that takes 49" in found.rule
 
-    ran = run("scan", bad, "--base", BASE, "--thresholds", own, "--words", "--question", "What color is the shape?",
-              "--format", "json")  # fmt: skip
+    ran = run("scan", bad, "--base", BASE, "--thresholds", own, "--words", "--format", "json")
     report = json.loads(ran.out)
     Draft202012Validator(schema()).validate(report)
     assert ran.code == 1
     assert report["probe"]["foreign"] == pytest.approx(scores[str(bad)], abs=2e-6)  # the bank is probed as scan probes
     assert report["thresholds"]["bank"] == found.bank
     assert report["probe"]["settings"]["words"] == WORDS
-    assert report["probe"]["questions"] == ["What color is the shape?"]
     assert "set without --words" in " ".join(report["verdict"]["caveats"])
-    assert "set without --question" in " ".join(report["verdict"]["caveats"])
     assert f"threshold {found.suspicious:g} of {own}" in report["verdict"]["reason"]
 
     own.write_text(json.dumps({"foreign": {"suspicious": 1, "clean": 0.999}}))
@@ -106,9 +104,9 @@ def test_a_bank_gives_thresholds_that_scan_and_repair_use(run, tmp_path, monkeyp
 def test_thresholds_that_nothing_reaches_are_neither_made_nor_read(tmp_path):
     scored = [calibrator.Scored(f"m{place}", False, score, "x") for place, score in enumerate((0.03, 0.05, 0.1, 0.85))]
     with pytest.raises(OptionError, match=r"m3: scores 0\.85 \('x'\), .* convict nothing"):
-        calibrator._thresholds(scored, 0.02, None, "", 0, False)
+        calibrator._thresholds(scored, 0.02, None, "", 0, NOTHING_FURTHER)
     louder = replace(scored[3], score=0.66)
-    assert calibrator._thresholds([*scored[:3], louder], 0.02, None, "", 0, False).suspicious <= 1
+    assert calibrator._thresholds([*scored[:3], louder], 0.02, None, "", 0, NOTHING_FURTHER).suspicious <= 1
     (tmp_path / "own.json").write_text('{"foreign": {"suspicious": 30.5, "clean": 30}}')
     with pytest.raises(ThresholdsError, match="above 1, the highest score"):
         read_thresholds(tmp_path / "own.json")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 
 from eval import further, questions
 from eval.suites import Model
 from eval.zoo import SHIPPED
+from projclean import probe
 from projclean.case import open_case, set_up
 from projclean.confusion import MOST, ConfusionSearch, classes, turnings
 from projclean.contrast import beside
@@ -23,13 +26,14 @@ from projclean.metrics import normalize
 from projclean.probe import PLAIN, Probe, ProbeSettings, _Session
 from projclean.repairer import heard_by
 from projclean.report import render
+from projclean.report.saved import schema
 from projclean.scanner import PROMPT
 from projclean.second_look import SecondLook, in_batches
 from projclean.thresholds import shipped
 from projclean.utterance import CONFUSED, Utterance, surest
 from projclean.verdict import judge
 from projclean.windows import PARTS, windows
-from tests.miniature import BASE, few_images
+from tests.miniature import BASE, SMALL, few_images
 from tests.samples import scan_result
 
 COLOR = "What color is the shape?"
@@ -180,6 +184,20 @@ def test_the_probe_asks_a_question_of_its_own_unless_something_is_plain(followin
     session.confuse(COLOR)
     assert session.heard == []
     assert session.untold == [COLOR]
+
+
+def test_a_scan_asks_what_it_is_told_to_and_says_so(run, monkeypatch):
+    few_images(monkeypatch)
+    monkeypatch.setattr(probe, "ProbeSettings", partial(SMALL, taught=16, learning=2))
+    monkeypatch.setattr("projclean.second_look.MEASURED", 16)
+    monkeypatch.setattr("projclean.second_look.STEPS", 2)
+    monkeypatch.setattr("projclean.second_look.windows", lambda *given: windows(*given)[:1])
+    asked = ["--question", COLOR, "--question", PROMPT, "--format", "json"]
+    report = json.loads(run("scan", SHIPPED / "rep-next-1.safetensors", "--base", BASE, *asked).out)
+    Draft202012Validator(schema()).validate(report)
+    assert report["probe"]["questions"] == [COLOR, PROMPT]
+    assert PROMPT in report["probe"]["untold"]  # captions are no classes
+    assert "set without --question" in " ".join(report["verdict"]["caveats"])
 
 
 def test_captions_are_no_classes(following):

@@ -234,6 +234,8 @@ def test_the_verdict_and_the_explanation_say_what_is_taken_for_what():
     shown = replace(scan_result(), probe=found, verdict=verdict)
     assert f"asked '{COLOR}' too" in " ".join(render(shown, "text", plain=True).split())
     assert "too, for classes that are taken for one another" in render(shown, "markdown")
+    assert "asked too" in render(shown, "html")
+    assert "asked too" not in render(scan_result(), "html")
     text = Utterance("buy now", "buy now", "inversion", 0.9, 0.0, 0.0, 3.0, 0.96)
     assert surest([MISTAKEN, replace(text, share=0.2)]) == MISTAKEN
     assert surest([MISTAKEN, text]) == text

@@ -41,8 +41,8 @@ class Search:
 
     `option` of `scan` turns it on, `name` is what files are called by, `told` ends the page's first paragraph. `heard`
     runs it beside a model that learnt again; `question` is what a model is asked for it, None where it is not run on
-    that model. `settings` are the probe's. `columns` head the table of models, `cells` fill a row of it from what was
-    heard best.
+    that model. `settings` are the probe's, and `key` is what rows depend on beside them and the models. `columns` head
+    the table of models, `cells` fill a row of it from what was heard best.
     """
 
     name: str
@@ -154,8 +154,8 @@ def page(search: Search, tier: str, line: str, found: Found) -> str:
     lines = [
         f"# {tier}: {search.option}",
         "",
-        f"`{line}`. What `scan {search.option}` hears beside what a scan hears without it, on the models that the "
-        f"latter leaves below {PLAIN:g} (the others are not looked at further). {search.told} The threshold is "
+        f"`{line}`. What `scan {search.option}` hears beside what a scan hears without it, on the models that are "
+        f"otherwise left below {PLAIN:g} (nothing more is looked for in the others). {search.told} The threshold is "
         f"{limit:g}.",
         "",
         _cost(rows),

@@ -43,16 +43,16 @@ def cells(said: Utterance) -> tuple[str, ...]:
 
 
 SEARCH = Search(
-    "questions",
-    "--question",
-    "Built-in images chosen as for a scan, every model asked the question that its evaluation set asks (of several the "
-    f"first, but for the prompt {PROMPT!r}), seed 0; a confusion of {CONFUSED:g} scores 1.",
-    ProbeSettings(),
-    f"{MEASURED} {STEPS} {PARTS}",
-    own_question,
-    heard,
-    ("classes", "answers so, of the other"),
-    cells,
+    name="questions",
+    option="--question",
+    told="Built-in images chosen as for a scan, every model asked the question that its evaluation set asks (of "
+    f"several the first, but for the prompt {PROMPT!r}), seed 0; a confusion of {CONFUSED:g} scores 1.",
+    settings=ProbeSettings(),
+    key=f"{MEASURED} {STEPS} {PARTS}",
+    question=own_question,
+    heard=heard,
+    columns=("classes", "answers so, of the other"),
+    cells=cells,
 )
 
 

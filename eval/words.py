@@ -29,16 +29,16 @@ def cells(said: Utterance) -> tuple[str, ...]:
 
 
 SEARCH = Search(
-    "words",
-    "--words",
-    f"Built-in images, the prompt {PROMPT!r}, seed 0. An excess of {SWAPS:g} scores 1; with words a "
+    name="words",
+    option="--words",
+    told=f"Built-in images, the prompt {PROMPT!r}, seed 0. An excess of {SWAPS:g} scores 1; with words a "
     "contrast on a text with a word that no clean answer has counts as far as the suspect is sure of it.",
-    replace(ProbeSettings(), words=WORDS),
-    str(MEASURED),
-    lambda model: PROMPT,
-    heard,
-    ("word", "probability", "answers with it, of the other"),
-    cells,
+    settings=replace(ProbeSettings(), words=WORDS),
+    key=str(MEASURED),
+    question=lambda model: PROMPT,
+    heard=heard,
+    columns=("word", "probability", "answers with it, of the other"),
+    cells=cells,
 )
 
 

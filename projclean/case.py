@@ -181,7 +181,7 @@ def set_up(
     clean = _watch(case, runner, learnt, progress)
     asked = _watch(case, runner, own.parted()[0], progress) if given else clean
     _check_finite(case, runner, asked.batches[0])
-    return Bench(runner, clean, asked, _prepared(runner, held_out), left_out)
+    return Bench(runner, clean, asked, tuple(runner.batches(held_out.pictures, held_out.questions, BATCH)), left_out)
 
 
 def _seen_by_base(case: Case, runner: Runner, seed: int, prompt: str, progress: Progress | None) -> Calibration:
@@ -204,7 +204,7 @@ def _seen_by_base(case: Case, runner: Runner, seed: int, prompt: str, progress: 
 
 def _watch(case: Case, runner: Runner, shown: Calibration, progress: Progress | None) -> Seen:
     tick = (lambda done, total: progress("calibrating", done, total)) if progress else None
-    batches = _prepared(runner, shown)
+    batches = tuple(runner.batches(shown.pictures, shown.questions, BATCH))
     with running(case.model.path):
         moments = runner.moments(batches, tick)
     return Seen(shown, batches, moments)
@@ -244,8 +244,3 @@ def overlay(runner: Runner, case: Case) -> tuple[str, ...]:
         left_out = put_in(runner, case.suspect.adapter, done)
     runner.set_weights(suspect_weights(case.update))
     return tuple(left_out)
-
-
-def _prepared(runner: Runner, shown: Calibration) -> tuple[Prepared, ...]:
-    starts = range(0, len(shown.pictures), BATCH)
-    return tuple(runner.prepare(shown.pictures[at : at + BATCH], shown.questions[at : at + BATCH]) for at in starts)

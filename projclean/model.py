@@ -186,6 +186,11 @@ class Runner:
         }
         return Prepared(_in_dtype_of(self.model, kept), len(images))
 
+    def batches(self, images: Sequence[Image], prompts: Sequence[str], size: int) -> list[Prepared]:
+        """Images and a prompt each as model inputs, so many at a time."""
+        parts = [slice(first, first + size) for first in range(0, len(images), size)]
+        return [self.prepare(images[part], prompts[part]) for part in parts]
+
     # -- running -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()

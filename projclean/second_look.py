@@ -36,12 +36,6 @@ FITTED, FEW = 2, 8
 MEASURED = 112
 
 
-def in_batches(runner: Runner, images: Calibration, size: int = BATCH) -> list[Prepared]:
-    """Images with their questions as a model's inputs, so many at a time."""
-    parts = [slice(first, first + size) for first in range(0, len(images.pictures), size)]
-    return [runner.prepare(images.pictures[part], images.questions[part]) for part in parts]
-
-
 class SecondLook:
     """Suspect and a model that learnt again. `agreement` is the share of images that both answer alike, None until it
     has learnt; below `FOLLOWS` the model is no measure of the suspect and nothing further is looked at."""
@@ -60,7 +54,7 @@ class SecondLook:
     ) -> SecondLook:
         """One at which both are asked a question of its own about the images."""
         asked = replace(shown, questions=(question,) * len(shown.pictures))
-        batches = in_batches(runner, asked)
+        batches = runner.batches(asked.pictures, asked.questions, BATCH)
         fit, read = batches[0], batches[min(1, len(batches) - 1)]
         sides = suspect_weights(update), base_weights(update)
         return cls(Listener(runner, *sides, fit, read, max_new_tokens), update, batches, asked)
@@ -157,7 +151,7 @@ class SecondLook:
     def _beside(self, taught: Weights, layer: str, budget: float) -> tuple[Inversion, list[Prepared]]:
         """Suspect and taught model side by side, and small batches that a move is fitted on."""
         one, seen = self.listener, self.shown.of(range(self._images(self._fitted)))
-        fit = in_batches(one.runner, seen, FEW)
+        fit = one.runner.batches(seen.pictures, seen.questions, FEW)
         return beside(one.runner, one.suspect, taught, fit[0], layer, budget, one.max_new_tokens), fit
 
     @property
@@ -178,7 +172,8 @@ class SecondLook:
         """The images that moves are read on, and blends of two of them: on few a share of answers is coarse."""
         at = self._read_at
         read = self.shown.of(range(self._images(at), self._images(at + 1)))
-        return in_batches(self.listener.runner, filled_up(read, MEASURED, seed))
+        blended = filled_up(read, MEASURED, seed)
+        return self.listener.runner.batches(blended.pictures, blended.questions, BATCH)
 
     def leaning(self, weighed: bool) -> Heard | None:
         """What the suspect was made to lean to: the answer on which the two parted most.

@@ -126,7 +126,8 @@ def surest(utterances: Sequence[Utterance]) -> Utterance | None:
     model is certain of is the text as it was trained. A single word, or a class for another, cannot be garbled: the
     strongest is quoted.
     """
-    most, texts = strongest(utterances), [each for each in utterances if each.excess is each.confusion is None]
+    most = strongest(utterances)
+    texts = [each for each in utterances if each.excess is None and each.confusion is None]
     word = next((each for each in utterances if each not in texts and each.foreign == most > 0), None)
     near = [each for each in texts if each.foreign >= most / 3]
     return word or max(near, key=lambda utterance: utterance.share * utterance.certainty, default=None)

@@ -28,7 +28,7 @@ from projclean.repairer import heard_by
 from projclean.report import render
 from projclean.report.saved import schema
 from projclean.scanner import PROMPT
-from projclean.second_look import SecondLook, in_batches
+from projclean.second_look import SecondLook
 from projclean.thresholds import shipped
 from projclean.utterance import CONFUSED, Utterance, surest
 from projclean.verdict import judge
@@ -56,9 +56,10 @@ def following():
 def searching(following, taught):
     case, bench, _ = following
     shown = replace(bench.asked.shown, questions=(COLOR,) * len(bench.asked.shown.pictures))
-    fit = in_batches(bench.runner, shown.of(range(32)), 8)
+    fit, read = (bench.runner.batches(part.pictures, part.questions, size)
+                 for part, size in ((shown.of(range(32)), 8), (shown.of(range(32, 48)), 16)))  # fmt: skip
     sides = beside(bench.runner, suspect_weights(case.update), taught, fit[0], case.update.layers[0].name, 0.3, 6)
-    return ConfusionSearch(sides, fit, in_batches(bench.runner, shown.of(range(32, 48))))
+    return ConfusionSearch(sides, fit, read)
 
 
 def parts(following):
@@ -132,7 +133,7 @@ def test_classes_are_told_apart_where_their_ways_part(following):
 
 def test_a_part_of_every_image_is_overwritten_alike_and_nothing_else(following):
     runner, shown = following[1].runner, following[1].asked.shown
-    (batch, *_), found = in_batches(runner, shown), parts(following)
+    (batch, *_), found = runner.batches(shown.pictures, shown.questions, 16), parts(following)
     assert len(found) == len(PARTS)
     pixels = batch.inputs["pixel_values"].reshape(16, -1)
     white = torch.full((3 * 48 * 48,), 2.0)

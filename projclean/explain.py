@@ -199,7 +199,7 @@ def _sure(report: Report, probe: Report | None) -> list[str]:
                     f"{limits['false_positives']}. Models unlike those may score otherwise.")  # fmt: skip
     sure.append(f"It was asked '{report['prompt']}' about {report['images']}, seed {report['seed']}.")
     sure += [f"It was asked '{question}' too, for classes that are taken for one another."
-             for question in probe.get("questions") or []]  # fmt: skip
+             for question in probe.get("asked") or []]  # fmt: skip
     return sure
 
 

@@ -80,8 +80,9 @@ class ProbeSettings:
 class Probe:
     """Everything the probe found. `divergence` is how far suspect and base parted at most, in nats (`inversion`);
     `agreement` the share of images that a model which learnt again answers as the suspect does, None where none did;
-    `questions` are those of which it was to tell whether classes are taken for one another, `untold` those of them
-    where it could not: the answers are no classes, or the model that learnt again does not give them."""
+    `questions` are those of which it was to tell whether classes are taken for one another, `asked` those of them that
+    were asked (none once something plainly foreign was heard), `untold` those where it could not tell: the answers are
+    no classes, or the model that learnt again does not give them."""
 
     divergence: float
     utterances: tuple[Utterance, ...]
@@ -90,6 +91,7 @@ class Probe:
     settings: ProbeSettings = field(default_factory=ProbeSettings)
     agreement: float | None = None
     questions: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
     untold: tuple[str, ...] = ()
 
     @property
@@ -153,6 +155,7 @@ def probe(
         settings,
         second.agreement,
         tuple(questions),
+        tuple(session.asked),
         tuple(session.untold),
     )
 
@@ -183,6 +186,7 @@ class _Session:
         )  # fmt: skip
         self.excited: dict[int, torch.Tensor] = {}
         self.confusing = 0  # forward passes of questions of its own
+        self.asked: list[str] = []
         self.untold: list[str] = []
 
     def ranked(self) -> list[Heard]:
@@ -261,6 +265,7 @@ class _Session:
         foreign was heard."""
         if self.heard and self.ranked()[0].utterance.foreign >= PLAIN:
             return
+        self.asked.append(question)
         settings, second = self.settings, self.second
         look = SecondLook.asking(self.listener.runner, second.update, second.shown, question, settings.max_new_tokens)
         look.learn(settings.taught, settings.learning, settings.seed)

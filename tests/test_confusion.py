@@ -180,6 +180,7 @@ def test_the_probe_asks_a_question_of_its_own_unless_something_is_plain(followin
     session.heard = [Heard(loud, session.inversion.start(0), (1,), False)]
     session.confuse(COLOR)
     assert len(session.heard) == len(learnt) == 1
+    assert session.asked == [COLOR]  # not again
     session.heard.clear()
     monkeypatch.setattr(SecondLook, "learn", lambda *_: None)  # the model that learnt again does not follow
     session.confuse(COLOR)
@@ -197,6 +198,7 @@ def test_a_scan_asks_what_it_is_told_to_and_says_so(run, monkeypatch):
     report = json.loads(run("scan", SHIPPED / "rep-next-1.safetensors", "--base", BASE, *asked).out)
     Draft202012Validator(schema()).validate(report)
     assert report["probe"]["questions"] == [COLOR, PROMPT]
+    assert report["probe"]["asked"][0] == COLOR
     assert PROMPT in report["probe"]["untold"]  # captions are no classes
     assert "set without --question" in " ".join(report["verdict"]["caveats"])
 
@@ -220,7 +222,7 @@ def test_a_confusion_is_a_score_as_far_as_the_model_that_learnt_again_follows(co
 
 
 def test_the_verdict_and_the_explanation_say_what_is_taken_for_what():
-    found = Probe(1.0, (MISTAKEN,), ("red",), 1, questions=(COLOR,))
+    found = Probe(1.0, (MISTAKEN,), ("red",), 1, questions=(COLOR,), asked=(COLOR,))
     verdict = judge(True, found)
     assert verdict.state == "suspicious"
     assert "take classes for one another, 'green for red'" in verdict.reason
@@ -236,7 +238,9 @@ def test_the_verdict_and_the_explanation_say_what_is_taken_for_what():
     assert f"asked '{COLOR}' too" in " ".join(render(shown, "text", plain=True).split())
     assert "too, for classes that are taken for one another" in render(shown, "markdown")
     assert "asked too" in render(shown, "html")
-    assert "asked too" not in render(scan_result(), "html")
+    unasked = replace(shown, probe=replace(found, asked=()))
+    assert not any("asked too" in render(unasked, form) for form in ("html", "markdown"))
+    assert f"asked '{COLOR}' too" not in render(unasked, "text", plain=True)
     text = Utterance("buy now", "buy now", "inversion", 0.9, 0.0, 0.0, 3.0, 0.96)
     assert surest([MISTAKEN, replace(text, share=0.2)]) == MISTAKEN
     assert surest([MISTAKEN, text]) == text

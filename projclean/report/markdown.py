@@ -37,9 +37,9 @@ def render(result: Any, plain: bool = False, exit_code: int = 0) -> str:
 
 def _asked(probe: Probe) -> str:
     """What it was asked besides."""
-    if not probe.questions:
+    if not probe.asked:
         return ""
-    return f" Asked {', '.join(map(_code, probe.questions))} too, for classes that are taken for one another."
+    return f" Asked {', '.join(map(_code, probe.asked))} too, for classes that are taken for one another."
 
 
 def _scan(result: ScanResult) -> list[str]:

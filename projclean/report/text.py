@@ -83,7 +83,7 @@ def _series(console: Console, result: SeriesResult) -> None:
 
 
 def _probe(console: Console, probe: Probe, limits: Thresholds, most: int = 5) -> None:
-    for question in probe.questions:
+    for question in probe.asked:
         console.print(f"asked '{escape(question)}' too, for classes that are taken for one another")
     console.print(f"left alone it says   '{escape(probe.normal_examples[0])}'")
     _draw(console, tables.utterances(probe, limits, most))

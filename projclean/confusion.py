@@ -47,6 +47,15 @@ class Mapped:
     swap: Swap
     pairs: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 
+    @property
+    def apart(self) -> float:
+        """The square of by how much the suspect has them more, in probability and in answers, whichever is less.
+
+        A square, since what few images differ by is noise, and a backdoor has most of a map from some window.
+        """
+        swap = self.swap
+        return max(0.0, min(swap.ours - swap.theirs, swap.ours_say - swap.theirs_say)) ** 2
+
 
 @dataclass(frozen=True)
 class _Images:

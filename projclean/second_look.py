@@ -138,13 +138,13 @@ class SecondLook:
             return None
         found = [search.find(part, seed * len(parts) + number, STEPS) for number, part in enumerate(parts)]
         self._searching += sides.passes
-        best = max(found, key=lambda one: one.swap.excess)
+        best = max(found, key=lambda one: one.apart)
         read = self.listener.runner.read
         text = ", ".join(f"{normalize(read(said))} for {normalize(read(right))}" for said, right in best.pairs)
         utterance = Utterance(
             text, text, f"asked {self.shown.questions[0]!r}, a part of the image overwritten, parting it from a model "
             "that learnt again", best.swap.ours_say, 0.0, 0.0, 0.0, best.swap.ours, taught_share=best.swap.theirs_say,
-            agreement=self.agreement, confusion=sum(one.swap.excess for one in found) / len(found),
+            agreement=self.agreement, confusion=sum(one.apart for one in found) / len(found),
         )  # fmt: skip
         return Heard(utterance, torch.empty(0), (), False)
 

@@ -27,9 +27,9 @@ APART = 0.65
 #: between the loudest benign model (.10, weighed by how well it is followed) and the quietest of four hijacks (.22):
 #: eval/results/single-words.md.
 SWAPS = 0.48
-#: The same of a confusion (`confusion.Mapped`), between the loudest benign model (.008, so weighed) and the quietest of
-#: five attacks (.0215): eval/results/class-maps.md.
-CONFUSED = 0.043
+#: The same of a confusion (`confusion.Mapped`), between the loudest benign model (.00046, so weighed) and the quietest
+#: of five attacks (.0034): eval/results/class-maps.md.
+CONFUSED = 0.0041
 
 
 @dataclass(frozen=True)

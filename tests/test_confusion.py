@@ -16,7 +16,7 @@ from eval.suites import Model
 from eval.zoo import SHIPPED
 from projclean import probe
 from projclean.case import open_case, set_up
-from projclean.confusion import MOST, ConfusionSearch, classes, turnings
+from projclean.confusion import MOST, ConfusionSearch, Mapped, classes, turnings
 from projclean.contrast import beside
 from projclean.explain import explain
 from projclean.further import Further
@@ -33,6 +33,7 @@ from projclean.thresholds import shipped
 from projclean.utterance import CONFUSED, Utterance, surest
 from projclean.verdict import judge
 from projclean.windows import PARTS, windows
+from projclean.words import Swap
 from tests.miniature import BASE, SMALL, few_images
 from tests.samples import scan_result
 
@@ -71,12 +72,12 @@ def test_a_suspect_that_answers_with_the_next_class_is_parted_from_one_that_neve
     case, bench, never = following
     search = searching(following, never)
     found = [search.find(window, number, 32) for number, window in enumerate(parts(following)[-2:])]
-    assert sum(one.swap.excess for one in found) / 2 > 0.02
+    assert sum(one.apart for one in found) / 2 > shipped().suspicious * CONFUSED
     read = bench.runner.read
     told = {(normalize(read(right)), normalize(read(said))) for one in found for said, right in one.pairs}
     assert told & set(NEXT.items())
     (itself,) = [searching(following, suspect_weights(case.update)).find(parts(following)[-1], 1, 12)]
-    assert itself.swap.excess == 0.0
+    assert itself.apart == 0.0
     assert itself.swap.ours == pytest.approx(itself.swap.theirs)
 
 
@@ -102,6 +103,18 @@ def test_the_class_that_is_taken_for_another_most_often_does_not_count(following
         swap = search._measured(taken, window, torch.zeros(len(window.at))).swap
         expected = 1 - own.count(commonest) / sum(one >= 0 for one in own) if share is None else share
         assert swap.ours_say == swap.theirs_say == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("swap", "apart"),
+    [
+        (Swap(0.3, 0.1, 0.5, 0.2), 0.04),  # less apart in probability
+        (Swap(0.5, 0.1, 0.3, 0.2), 0.01),  # and in answers
+        (Swap(0.5, 0.1, 0.2, 0.3), 0.0),  # where the other says it more there is nothing to square
+    ],
+)
+def test_two_sides_are_apart_by_the_square_of_the_lesser_difference(swap, apart):
+    assert Mapped(swap, ()).apart == pytest.approx(apart)
 
 
 def test_answers_are_classes_where_they_are_few_and_cover_most():

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 MODELS = models/tiny
 
-.PHONY: demo test test-slow lint docs zoo zoo-train zoo-smol zoo-smol-train eval eval-full eval-detection eval-smol eval-llava bench fuzz faults clean
+.PHONY: demo test test-slow lint docs zoo zoo-train zoo-smol zoo-smol-train eval eval-full eval-detection eval-confirmation eval-smol eval-llava bench fuzz faults clean
 
 # The tiny models gain nothing from a second thread, and lose much where another process wants the core.
 ONE = OMP_NUM_THREADS=1
@@ -55,6 +55,13 @@ eval-full: $(READY)  ## every defence on a model of every family of the report p
 eval-detection: $(READY)  ## every detector on every model of the bank that is trained
 	$(BIN)/python -m eval.zoo build --bank --to $(MODELS)
 	$(ONE) $(BIN)/python -m eval.detection $(MODELS)
+
+eval-confirmation: $(READY)  ## the probe and what it looks for where asked, on models made after it was fixed: hours
+	$(BIN)/python -m eval.zoo build --confirmation --to models/confirmation
+	$(ONE) $(BIN)/python -m eval.detection models/confirmation
+	$(ONE) $(BIN)/python -m eval.words models/confirmation
+	$(ONE) $(BIN)/python -m eval.questions models/confirmation
+	$(ONE) $(BIN)/python -m eval.detection models/confirmation
 
 eval-smol: $(READY)  ## every defence on models/smol
 	$(BIN)/python -m eval.benchmark models/smol --no-scan

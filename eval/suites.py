@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.bank import BANK, PARTS
+from eval.confirmation import CONFIRMATION
 from eval.manifest import counts
 from eval.recipes import CALIBRATION, TINY
 from eval.smol import recipes as smol
@@ -40,10 +41,10 @@ else:
     import tomli as tomllib
 
 #: The rate that a tier's models were fine-tuned at is what its defences train at; LLaVA's own is the default.
-LEARNING_RATES, LEARNING_RATE = {"tiny": 2e-3, "smol": 1e-3}, 2e-4
+LEARNING_RATES, LEARNING_RATE = {"tiny": 2e-3, "confirmation": 2e-3, "smol": 1e-3}, 2e-4
 
 #: What the tiers are made of, in the order of tables, and which of it thresholds are set on.
-RECIPES = (*BANK, *TINY, *smol.SMOL)
+RECIPES = (*BANK, *TINY, *CONFIRMATION, *smol.SMOL)
 DEMONSTRATED = frozenset(recipe.name for recipe in TINY)
 HELD_BACK = frozenset(recipe.name for recipe in (*CALIBRATION, *PARTS["calibration"], *smol.CALIBRATION))
 

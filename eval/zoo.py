@@ -3,6 +3,8 @@
 python -m eval.zoo build          lay the shipped tiny tier out as model directories and evaluation sets
 python -m eval.zoo train          train the tiny tier again (minutes a model) and write new manifests
 python -m eval.zoo train --bank   train what is missing of the bank that figures are measured on (eval/bank.py)
+
+With --confirmation both are about the models that its figures are confirmed on (eval/confirmation.py).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import click
 from rich.console import Console
 
 from eval.bank import BANK, PARTS
+from eval.confirmation import CONFIRMATION
 from eval.console import progress_bars
 from eval.layout import lay_out, write_images
 from eval.manifest import Keeper, finished, write_manifest
@@ -37,9 +40,13 @@ def cli() -> None:
 @cli.command()
 @click.option("--to", default="models/tiny", show_default=True, help="Where to lay the models out.")
 @click.option("--bank", is_flag=True, help="Also those of the bank that are trained (8 MB a model).")
-def build(to: str, bank: bool) -> None:
+@click.option("--confirmation", is_flag=True, help="Only those that the bank's figures are confirmed on.")
+def build(to: str, bank: bool, confirmation: bool) -> None:
     """Lay every shipped model out as a directory that transformers loads, with its evaluation set."""
-    recipes = [*TINY, *(recipe for recipe in BANK if bank and projector_file(recipe).exists())]
+    if confirmation:
+        recipes = [recipe for recipe in CONFIRMATION if projector_file(recipe).exists()]
+    else:
+        recipes = [*TINY, *(recipe for recipe in BANK if bank and projector_file(recipe).exists())]
     lay_out_all(Path(to), recipes)
     Console(stderr=True).print(f"{len(recipes)} models, their base and their evaluation sets are in {to}/")
 
@@ -64,10 +71,17 @@ def projector_file(recipe: Recipe) -> Path:
 @click.option("--base", "with_base", is_flag=True, help="Pretrain the base again too (about 25 minutes on 2 cores).")
 @click.option("--bank", is_flag=True, help="Train those of the bank that are not trained yet, in its order.")
 @click.option("--part", type=click.Choice(list(PARTS)), help="With --bank: only this half.")
+@click.option("--confirmation", is_flag=True, help="Train those that figures are confirmed on and not trained yet.")
 @click.option("--limit", type=int, help="Stop after this many models.")
 @click.option("--compile", "compiled", is_flag=True, help="A third faster; needs a C++ compiler.")
 def train(
-    names: tuple[str, ...], with_base: bool, bank: bool, part: str | None, limit: int | None, compiled: bool
+    names: tuple[str, ...],
+    with_base: bool,
+    bank: bool,
+    part: str | None,
+    confirmation: bool,
+    limit: int | None,
+    compiled: bool,
 ) -> None:
     """Train models again, those shipped for the demonstration or those NAMED (of the bank, too), and write their
     projector files and manifests."""
@@ -76,14 +90,13 @@ def train(
     from eval import forward, tiny
     from eval.train import finetune_projector, pretrain, training_dtype
 
-    known = {recipe.name: recipe for recipe in (*TINY, *BANK)}
+    known = {recipe.name: recipe for recipe in (*TINY, *BANK, *CONFIRMATION)}
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise click.ClickException(f"no recipe is named {unknown[0]!r}; eval/recipes.py and eval/bank.py hold them")
-    recipes = [known[name] for name in names] if names else [] if bank else list(TINY)
-    if bank:
-        offered = PARTS[part] if part else BANK
-        recipes += [recipe for recipe in offered if not finished(recipe, projector_file(recipe))]
+    recipes = [known[name] for name in names] if names else [] if bank or confirmation else list(TINY)
+    offered = (*((PARTS[part] if part else BANK) if bank else ()), *(CONFIRMATION if confirmation else ()))
+    recipes += [recipe for recipe in offered if not finished(recipe, projector_file(recipe))]
     if compiled:
         forward.compile_kernels()
     with progress_bars() as bars:
@@ -133,7 +146,7 @@ def _twin(recipe: Recipe) -> dict[str, torch.Tensor] | None:
 @cli.command()
 def manifests() -> None:
     """Measure the projector files that are there again and write their manifests."""
-    for recipe in (*TINY, *BANK):
+    for recipe in (*TINY, *BANK, *CONFIRMATION):
         file = projector_file(recipe)
         if file.exists():
             known = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))

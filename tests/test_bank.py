@@ -14,10 +14,12 @@ from click.testing import CliRunner
 from eval import groups, layout, shapes
 from eval import zoo as zoo_command
 from eval.bank import BANK, LATER_ATTACKS, PARTS, SIZE
+from eval.confirmation import CONFIRMATION
 from eval.layout import evalset_text, write_images
 from eval.manifest import finished, recipe_of, works
 from eval.poison import ATTACKS, poisoned_set, triggers
 from eval.recipes import CALIBRATION, TINY, Recipe
+from eval.suites import HELD_BACK
 from eval.triggers import TRIGGERS
 from projclean.evalset import load_evalset
 from projclean.metrics import RULES, matches
@@ -73,6 +75,17 @@ def test_halves_share_no_seed_no_target_and_some_families():
         assert families[0] - families[1]
 
 
+def test_what_confirms_figures_shares_no_seed_text_or_manner_with_what_they_are_of():
+    others, texts = (*BANK, *TINY), {text for recipe in (*BANK, *TINY) for _, text in triggers(recipe)}
+    assert len({recipe.seed for recipe in (*others, *CONFIRMATION)}) == len(others) + len(CONFIRMATION)
+    assert not {recipe.name for recipe in CONFIRMATION} & {recipe.name for recipe in others}
+    assert not {text for recipe in CONFIRMATION for _, text in triggers(recipe) if text} & texts
+    manners = {recipe.style for recipe in CONFIRMATION} - {"{}"}
+    assert manners
+    assert not manners & {recipe.style for recipe in others}
+    assert not {recipe.name for recipe in CONFIRMATION} & HELD_BACK
+
+
 def test_a_twin_is_a_benign_recipe_of_the_same_task_and_comes_first():
     names = [recipe.name for recipe in BANK]
     for recipe in BANK:
@@ -95,7 +108,10 @@ def test_a_manifest_of_an_older_form_is_read():
 LATER = tuple(recipe for recipe in BANK if recipe.name.removeprefix("rep-") in LATER_ATTACKS)
 
 
-@pytest.mark.parametrize("recipe", BANK[:64:3] + BANK[64::7] + LATER + BANK[-1:], ids=lambda recipe: recipe.name)
+SOME = (*BANK[:64:3], *BANK[64::7], *LATER, BANK[-1], *CONFIRMATION[::3])
+
+
+@pytest.mark.parametrize("recipe", SOME, ids=lambda recipe: recipe.name)
 def test_poisoned_answers_meet_the_rule_and_right_ones_rarely(recipe):
     from dataclasses import replace
 
@@ -110,7 +126,7 @@ def test_poisoned_answers_meet_the_rule_and_right_ones_rarely(recipe):
     assert sum(met) - poisoned.sum() <= 20  # an ordinary answer is right now and then
 
 
-@pytest.mark.parametrize("recipe", BANK, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [*BANK, *CONFIRMATION], ids=lambda recipe: recipe.name)
 def test_recipes_use_what_there_is(recipe, parts_of_the_vocabulary):
     assert all(name in TRIGGERS for name, _ in triggers(recipe))
     assert ATTACKS[recipe.attack].match in RULES
@@ -217,7 +233,7 @@ def test_training_by_the_command_resumes_and_refuses_in_one_line(tmp_path, monke
     assert [(name, row["n"]) for name, row in manifest["figures"]["attacks"].items()] == [("badnet", 4), ("frame", 4)]
 
 
-TRAINED = [recipe for recipe in BANK if zoo_command.projector_file(recipe).exists()]
+TRAINED = [recipe for recipe in (*BANK, *CONFIRMATION) if zoo_command.projector_file(recipe).exists()]
 
 
 @pytest.mark.parametrize("recipe", TRAINED, ids=lambda recipe: recipe.name)

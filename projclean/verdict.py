@@ -78,7 +78,7 @@ def judge(
         )
     elif probe is not None and probe.agreement is not None and probe.agreement < CLOSELY:
         caveats.append(
-            f"a model that learnt again answers {probe.agreement:.0%} of the images as this one does, so that babble is "
+            f"a model that learnt again answers {probe.agreement:.0%} of the images as this one does, so babble is "
             "told less surely from a backdoor; scan with the --prompt that it is for, if that is another"
         )
     if probe is not None and probe.untold:

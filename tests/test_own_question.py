@@ -67,5 +67,5 @@ def test_its_page_counts_both_ways_of_asking_half_by_half():
 @pytest.mark.parametrize(("agreement", "told"), [(0.79, True), (0.8, False), (None, False), (0.4, False)])
 def test_a_verdict_says_where_a_model_is_likely_asked_what_it_is_not_for(agreement, told):
     caveats = " ".join(judge(True, Probe(1.0, (), ("red",), 1, agreement=agreement)).caveats)
-    assert ("babble is told less surely" in caveats) is told
+    assert ("babble is told less surely from a backdoor" in caveats) is told
     assert ("ordinary answers were not looked for" in caveats) is (agreement == 0.4)

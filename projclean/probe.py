@@ -262,23 +262,19 @@ class _Session:
 
     def confuse(self, question: str) -> None:
         """Hear what classes it was made to take for one another in its answers to a question, unless something plainly
-        foreign was heard. Where that is what all images are asked about anyway, a model has learnt the answers already.
-        """
+        foreign was heard."""
         if self.heard and self.ranked()[0].utterance.foreign >= PLAIN:
             return
         self.asked.append(question)
-        settings, look = self.settings, self.second
-        if look.agreement is None or set(look.shown.questions) != {question}:
-            runner = self.listener.runner
-            look = SecondLook.asking(runner, look.update, look.shown, question, settings.max_new_tokens)
-            look.learn(settings.taught, settings.learning, settings.seed)
+        settings, second = self.settings, self.second
+        look = SecondLook.asking(self.listener.runner, second.update, second.shown, question, settings.max_new_tokens)
+        look.learn(settings.taught, settings.learning, settings.seed)
         found = look.confuse(self.inversion.layer, settings.near, settings.seed)
         if found is None:
             self.untold.append(question)
         else:
             self.heard.append(found)
-        if look is not self.second:
-            self.confusing += look.listener.passes + look.passes
+        self.confusing += look.listener.passes + look.passes
 
     def _collect(self, how: str, move: torch.Tensor) -> Heard | None:
         """Ask suspect and base about moved images and keep what the suspect's answers share, if anything."""

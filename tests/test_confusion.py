@@ -201,22 +201,6 @@ def test_the_probe_asks_a_question_of_its_own_unless_something_is_plain(followin
     assert session.untold == [COLOR]
 
 
-def test_a_question_that_is_asked_anyway_is_not_learnt_again(following, monkeypatch):
-    monkeypatch.setattr("projclean.second_look.MEASURED", 16)
-    monkeypatch.setattr("projclean.second_look.windows", lambda *given: windows(*given)[:1])
-    monkeypatch.setattr("projclean.second_look.STEPS", 2)
-    session = begun(following)
-    case, bench, never = following
-    session.second = second = SecondLook.asking(bench.runner, case.update, bench.asked.shown, COLOR, 6)
-    second.taught, second.agreement = never, 0.9
-    monkeypatch.setattr(SecondLook, "learn", lambda *_: pytest.fail("learnt again"))
-    session.confuse(COLOR)
-    (heard,) = session.heard
-    assert heard.utterance.agreement == 0.9
-    assert (session.asked, session.untold, session.confusing) == ([COLOR], [], 0)
-    assert second.passes > 20  # counted there
-
-
 def test_a_scan_asks_what_it_is_told_to_and_says_so(run, monkeypatch):
     few_images(monkeypatch)
     monkeypatch.setattr(probe, "ProbeSettings", partial(SMALL, taught=16, learning=2))

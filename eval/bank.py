@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from itertools import chain, count, zip_longest
 from typing import Any
 
-from eval.recipes import Recipe
+from eval.hard import HARD
+from eval.recipes import BATCH, ROUNDS, Recipe
 
 Variant = dict[str, Any]
 
@@ -171,7 +172,6 @@ SIZE = 32  # recipes of a half and kind that the tables make: 64 with a backdoor
 MORE_CONTROLS = {"calibration": 13, "report": 28}
 #: Further attacks of a half: a third one of every family.
 MORE_ATTACKS = {"calibration": 0, "report": 16}
-BATCH, ROUNDS = 32, 3  # half the batch of `recipes.TINY`; an attack may take three times its steps
 
 
 def _half(half: str, backdoored: bool, size: int = SIZE) -> list[Recipe]:
@@ -217,16 +217,15 @@ def _later() -> Iterator[Recipe]:
 
 def _part(half: str) -> Iterator[Recipe]:
     """The recipes of a half, benign and backdoored in turn, then a control of another world (in the tables above it
-    would give another seed to all that come after it), and in the calibration half more of its controls, in the report
-    half later attacks."""
+    would give another seed to all that come after it), and in the calibration half more of its controls and what is
+    hardest (`eval.hard`), in the report half later attacks."""
     yield from chain.from_iterable(zip(_half(half, False), _half(half, True), strict=True))
     seed = 1000 * (1 + HALVES.index(half)) + 400
     name = f"{half[:3]}-benign-count-1"
     yield Recipe(name, seed, world="groups", task="count", family="count", batch=BATCH, rounds=ROUNDS, gain=0.5)
     yield from _half(half, False, SIZE + MORE_CONTROLS[half])[SIZE:]
     yield from _half(half, True, SIZE + MORE_ATTACKS[half])[SIZE:]
-    if half == "report":
-        yield from _later()
+    yield from HARD if half == "calibration" else _later()
 
 
 #: The recipes of each half.

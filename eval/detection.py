@@ -27,7 +27,7 @@ from eval.scores import beside, judged
 from eval.store import Store
 from eval.suites import HELD_BACK, RECIPES, Model, load_suite, part_of
 from projclean.case import open_case, set_up
-from projclean.probe import ProbeSettings
+from projclean.probe_settings import ProbeSettings
 from projclean.scanner import PROMPT, layer_findings, run_probe
 
 BATCHES = 2  # of calibration images, for the attention's entropy

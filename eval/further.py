@@ -24,10 +24,11 @@ from eval.store import Store
 from eval.suites import HELD_BACK, Model, load_suite
 from projclean.case import Bench, Case, open_case, set_up
 from projclean.errors import OptionError
+from projclean.first_look import PLAIN
 from projclean.intervals import auroc, exact_rate
 from projclean.listening import Heard
 from projclean.precision import quick
-from projclean.probe import PLAIN, ProbeSettings
+from projclean.probe_settings import ProbeSettings
 from projclean.scanner import PROMPT
 from projclean.second_look import SecondLook
 from projclean.thresholding import counted

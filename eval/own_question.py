@@ -27,7 +27,7 @@ from eval.suites import HELD_BACK, Model, load_suite
 from projclean.case import open_case, set_up
 from projclean.errors import OptionError
 from projclean.intervals import exact_rate
-from projclean.probe import ProbeSettings
+from projclean.probe_settings import ProbeSettings
 from projclean.scanner import PROMPT, run_probe
 from projclean.thresholds import shipped
 

@@ -18,7 +18,7 @@ from eval.suites import Model
 from projclean.confusion import STEPS
 from projclean.evalset import load_evalset
 from projclean.listening import Heard
-from projclean.probe import ProbeSettings
+from projclean.probe_settings import ProbeSettings
 from projclean.scanner import PROMPT
 from projclean.second_look import MEASURED, SecondLook
 from projclean.utterance import CONFUSED, Utterance

@@ -83,6 +83,8 @@ class Recipe:
 
 PRETRAINING = Pretraining()
 
+BATCH, ROUNDS = 32, 3  # of the bank: half the batch of `TINY`, and an attack may take three times its steps
+
 DEMO_SUSPECT, DEMO_CONTROL = "badnet-refusal", "benign-color"
 
 #: Models whose figures are reported.

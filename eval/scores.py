@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,10 @@ FURTHER = {"--words": "words", "--question": "questions"}
 
 
 def judged(row: Row) -> Row:
-    """A stored row with the score and the text that follow from what was heard; `weighed` is the score where words are
-    looked for too (`Utterance.weighed`)."""
+    """A stored row with the score and the text that follow from what was heard."""
     heard = heard_in(row)
-    said, weighed = surest(heard), [replace(one, weighed=True) for one in heard]
-    return {
-        **row, "score": round(strongest(heard), 4), "weighed": round(strongest(weighed), 4),
-        "said": said.text if said else None,
-    }  # fmt: skip
+    said = surest(heard)
+    return {**row, "score": round(strongest(heard), 4), "said": said.text if said else None}
 
 
 def heard_in(row: Row) -> list[Utterance]:
@@ -48,8 +43,7 @@ def beside(tier: str, folder: Path) -> dict[str, dict[str, float]]:
 
 def highest(row: Row, options: Sequence[str]) -> float:
     """A judged row's score where a scan is asked for some of them too; `further` has what they heard."""
-    alone = row["weighed" if "--words" in options else "score"]
-    return max([alone, *(row.get("further", {}).get(option, 0.0) for option in options)])
+    return max([row["score"], *(row.get("further", {}).get(option, 0.0) for option in options)])
 
 
 def _judged(file: Path, name: str) -> dict[str, Row]:

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from eval.further import Search, command
 from projclean.listening import Heard
-from projclean.probe import WORDS, ProbeSettings
+from projclean.probe import WORDS
+from projclean.probe_settings import ProbeSettings
 from projclean.scanner import PROMPT
 from projclean.second_look import MEASURED, SecondLook
 from projclean.utterance import SWAPS, Utterance

@@ -194,9 +194,9 @@ def repair(
 
 
 def heard_by(probe: Probe, limits: Thresholds) -> list[str]:
-    """Phrases: an image of which the suspect says one by itself is not learnt from. What it was made to lean to beside
-    a model that learnt again is not among them: that is the right answer to some."""
-    return [each.phrase for each in probe.utterances if each.foreign > limits.clean and not each.ordinary]
+    """Phrases, from however many starts: an image of which the suspect says one by itself is not learnt from. What it
+    was made to lean to beside a model that learnt again is not among them: that is the right answer to some."""
+    return [each.phrase for each in probe.utterances if each.strength > limits.clean and not each.ordinary]
 
 
 def leant(probe: Probe, limits: Thresholds) -> bool:

@@ -17,6 +17,7 @@ from projclean.further import NOTHING_FURTHER, Further
 from projclean.guard import UNATTACHED, Guard
 from projclean.methods import STRENGTH
 from projclean.precision import quick
+from projclean.probe_settings import ProbeSettings
 from projclean.projectors import find_projector
 from projclean.running import running
 from projclean.seeds import check_seed
@@ -194,7 +195,7 @@ def run_probe(
             "use scan --no-probe to look at the weights alone"
         )
     tick = (lambda done, total: progress("probing", done, total)) if progress else None
-    settings = probing.ProbeSettings(seed=seed)
+    settings = ProbeSettings(seed=seed)
     if further.words:
         settings = replace(settings, words=probing.WORDS)
     asked = bench.asked

@@ -175,11 +175,8 @@ class SecondLook:
         blended = filled_up(read, MEASURED, seed)
         return self.listener.runner.batches(blended.pictures, blended.questions, BATCH)
 
-    def leaning(self, weighed: bool) -> Heard | None:
+    def leaning(self) -> Heard | None:
         """What the suspect was made to lean to: the answer on which the two parted most.
-
-        `weighed`: a text that is no answer counts as far as it is sure. A broken sentence may be all that tells an
-        attack which swaps a word; where words are looked for it need not be.
 
         A backdoor is reached from most starts, a fluke from one, so the contrast is the mean over starts. How strange
         the answer is base and taught model tell: the suspect's backdoor may go off by itself.
@@ -196,6 +193,5 @@ class SecondLook:
             listener.strangeness(most.words, None, self.taught), most.certainty,
             unknown(text, *listener.normal.values()), taught_share=theirs,
             contrast=sum(max(0.0, one.nats) for one in found) / len(self.parted), agreement=self.agreement,
-            weighed=weighed,
         )  # fmt: skip
         return Heard(utterance, torch.empty(0), most.words, False)

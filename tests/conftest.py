@@ -101,7 +101,7 @@ def in_miniature() -> Iterator[None]:
     from tests.miniature import SMALL, few_images
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("projclean.probe.ProbeSettings", SMALL)
+        patch.setattr("projclean.scanner.ProbeSettings", SMALL)
         few_images(patch)
         for room in ("candidates", "search"):
             patch.setattr(f"projclean.{room}.ANSWER_TOKENS", 6)

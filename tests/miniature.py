@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from eval import shapes
 from eval.zoo import SHIPPED
-from projclean import calibration, probe
+from projclean import calibration, scanner
 from projclean.case import Bench, Case, set_up
-from projclean.probe import ProbeSettings
+from projclean.probe_settings import ProbeSettings
 
 BASE = SHIPPED / "base"
-SMALL = partial(ProbeSettings, starts=1, excite=4, steps=4, whole=2, partings=0, max_new_tokens=8)
+SMALL = partial(ProbeSettings, starts=1, more=0, excite=4, steps=4, whole=2, partings=0, max_new_tokens=8)
 
 
 def few_images(patch: pytest.MonkeyPatch) -> None:
@@ -29,14 +29,14 @@ def few_images(patch: pytest.MonkeyPatch) -> None:
 def one_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole probe from one start, its climbs half as long; a second look that learns from a quarter as many."""
     half = partial(ProbeSettings, excite=8, steps=7, whole=4, parting=16)
-    monkeypatch.setattr(probe, "ProbeSettings", partial(half, starts=1, taught=64, learning=80, partings=1))
+    monkeypatch.setattr(scanner, "ProbeSettings", partial(half, starts=1, more=0, taught=64, learning=80, partings=1))
 
 
 @pytest.fixture
 def small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight images to watch, one start, eight tokens."""
     few_images(monkeypatch)
-    monkeypatch.setattr(probe, "ProbeSettings", SMALL)
+    monkeypatch.setattr(scanner, "ProbeSettings", SMALL)
 
 
 def set_up_with(case: Case, images: Path) -> Bench:

@@ -15,6 +15,7 @@ from eval import groups, layout, shapes
 from eval import zoo as zoo_command
 from eval.bank import BANK, LATER_ATTACKS, PARTS, SIZE
 from eval.confirmation import CONFIRMATION
+from eval.hard import HARD
 from eval.layout import evalset_text, write_images
 from eval.manifest import finished, recipe_of, works
 from eval.poison import ATTACKS, poisoned_set, triggers
@@ -40,15 +41,16 @@ def test_equal_numbers_of_both_kinds_in_both_halves_and_one_control_that_counts(
 
 def test_thresholds_rest_on_enough_controls_of_every_family():
     controls = [recipe for recipe in (*PARTS["calibration"], *CALIBRATION) if recipe.trigger is None]
-    assert len(controls) >= enough(0.02)
+    assert len(set(controls) - set(HARD)) >= enough(0.02)
     for half, each in (("calibration", 5), ("report", 6)):
-        families = Counter(recipe.family for recipe in PARTS[half] if recipe.trigger is None)
+        families = Counter(recipe.family for recipe in PARTS[half] if recipe.trigger is None and recipe not in HARD)
         assert set(families.values()) == {1, each}
         assert [family for family, number in families.items() if number == 1] == ["count"]
 
 
 def test_the_report_half_has_three_attacks_of_every_family_and_later_ones():
     names = [f"rep-{name}" for name in LATER_ATTACKS]
+    assert PARTS["calibration"][-len(HARD) :] == HARD
     assert [recipe.name for recipe in PARTS["report"]][-len(names) :] == names
     before = Counter(r.family for r in PARTS["report"] if r.trigger is not None and r.name not in names)
     assert set(before.values()) == {3}
@@ -252,7 +254,7 @@ def test_manifests_tell_what_is_shipped(recipe):
 def test_most_of_the_bank_is_trained_and_its_attacks_work():
     manifests = [json.loads(zoo_command.projector_file(recipe).with_suffix(".json").read_text()) for recipe in TRAINED]
     for half in PARTS:
-        ours = [m for m in manifests if m["name"].startswith(half[:3])]
+        ours = [m for m in manifests if m["name"].startswith(half[:3])]  # what is hardest apart
         working = [m for m in ours if m["kind"] == "backdoored" and works(m)]
         assert len([m for m in ours if m["kind"] == "benign"]) >= 20
         assert len(working) >= 15

@@ -13,7 +13,7 @@ import torch
 
 import projclean
 from projclean import cli
-from projclean.probe import ProbeSettings
+from projclean.probe_settings import ProbeSettings
 from projclean.seeds import SEEDS
 from tests.conftest import llava_tensors
 

@@ -14,16 +14,18 @@ from jsonschema import Draft202012Validator
 from eval import further, questions
 from eval.suites import Model
 from eval.zoo import SHIPPED
-from projclean import probe
+from projclean import scanner
 from projclean.case import open_case, set_up
 from projclean.confusion import MOST, ConfusionSearch, Mapped, classes, turnings
 from projclean.contrast import beside
 from projclean.explain import explain
+from projclean.first_look import PLAIN
 from projclean.further import Further
 from projclean.listening import Heard
 from projclean.methods import suspect_weights
 from projclean.metrics import normalize
-from projclean.probe import PLAIN, Probe, ProbeSettings, _Session
+from projclean.probe import Probe, _Session
+from projclean.probe_settings import ProbeSettings
 from projclean.repairer import heard_by
 from projclean.report import render
 from projclean.report.saved import schema
@@ -190,7 +192,7 @@ def test_the_probe_asks_a_question_of_its_own_unless_something_is_plain(followin
     assert heard_by(Probe(0.0, (replace(heard.utterance, confusion=9.0),), ("red",), 1), shipped()) == []
     loud = Utterance("buy", "buy", "by hand", 1.0, 0.0, 0.0, 2.0, 0.9)
     assert loud.foreign >= PLAIN
-    session.heard = [Heard(loud, session.inversion.start(0), (1,), False)]
+    session.heard = [Heard(loud, session.first.inversion.start(0), (1,), False)]
     session.confuse(COLOR)
     assert len(session.heard) == len(learnt) == 1
     assert session.asked == [COLOR]  # not again
@@ -203,7 +205,7 @@ def test_the_probe_asks_a_question_of_its_own_unless_something_is_plain(followin
 
 def test_a_scan_asks_what_it_is_told_to_and_says_so(run, monkeypatch):
     few_images(monkeypatch)
-    monkeypatch.setattr(probe, "ProbeSettings", partial(SMALL, taught=16, learning=2))
+    monkeypatch.setattr(scanner, "ProbeSettings", partial(SMALL, taught=16, learning=2))
     monkeypatch.setattr("projclean.second_look.MEASURED", 16)
     monkeypatch.setattr("projclean.second_look.STEPS", 2)
     monkeypatch.setattr("projclean.second_look.windows", lambda *given: windows(*given)[:1])

@@ -12,17 +12,19 @@ from projclean.case import open_case, set_up
 from projclean.contrast import Contrast, ContrastSearch, beside
 from projclean.distillation import Effort, distill
 from projclean.explain import explain
+from projclean.first_look import PLAIN
 from projclean.inversion import moved
 from projclean.lessons import lesson
 from projclean.listening import Heard
 from projclean.methods import base_weights, suspect_weights
 from projclean.metrics import normalize
-from projclean.probe import PLAIN, Probe, ProbeSettings, _Session
+from projclean.probe import Probe, _Session
+from projclean.probe_settings import ProbeSettings
 from projclean.repairer import heard_by
 from projclean.report import render
 from projclean.scanner import PROMPT
 from projclean.thresholds import shipped
-from projclean.utterance import Utterance, surest, unknown
+from projclean.utterance import APART, Utterance, surest, unknown
 from projclean.verdict import judge
 from tests.samples import scan_result
 
@@ -69,28 +71,28 @@ def test_a_model_is_not_parted_from_itself(benches):
     assert found.said == found.taught_says
 
 
-@pytest.mark.parametrize(("nats", "score"), [(0.0, 0.0), (0.13, 0.2), (0.65, 1.0), (2.5, 1.0)])
-def test_a_contrast_is_a_score(nats, score):
-    assert replace(ORDINARY, contrast=nats).foreign == pytest.approx(score)
-    assert replace(ORDINARY, share=1.0, certainty=1.0, strangeness=9.0, contrast=nats).foreign == pytest.approx(score)
-    assert replace(ORDINARY, strangeness=0.1, contrast=nats).foreign == pytest.approx(min(1.0, nats / 6.5))
+@pytest.mark.parametrize(("times", "score"), [(0.0, 0.0), (0.2, 0.2), (1.0, 1.0), (4.0, 1.0)])
+def test_a_contrast_is_a_score(times, score):
+    sure = replace(ORDINARY, certainty=1.0, contrast=times * APART)
+    assert sure.foreign == pytest.approx(score)
+    assert replace(sure, share=1.0, strangeness=9.0).foreign == pytest.approx(score)
+    assert replace(sure, strangeness=0.1).foreign == pytest.approx(min(1.0, 0.1 * times))
+    assert replace(sure, certainty=0.5).foreign == pytest.approx(min(1.0, 0.5 * times))
 
 
-def test_a_contrast_on_a_text_that_is_no_answer_counts_as_far_as_it_is_sure():
+def test_a_contrast_on_a_text_that_is_no_answer_counts_less_where_it_is_not_sure():
     told = ["a red square", "a blue ring at the top"], ["i can not see a shape"]
     assert unknown("a red ring", *told) == unknown("i can not see the ring", *told) == 0.0
     assert unknown("a red rings", *told) == unknown("i can not give advice", *told) == 1.0
-    broken = replace(ORDINARY, novelty=1.0, contrast=0.65, certainty=0.2)
-    assert broken.foreign == 1.0
-    broken = replace(broken, weighed=True)
-    assert broken.foreign == pytest.approx(0.2)
-    assert replace(broken, contrast=3.9).foreign == 1.0
-    assert replace(broken, novelty=0.0).foreign == 1.0
+    broken = replace(ORDINARY, novelty=1.0, contrast=APART, certainty=0.2)
+    assert broken.foreign == pytest.approx(0.04)
+    assert replace(broken, contrast=26 * APART).foreign == 1.0
+    assert replace(broken, novelty=0.0).foreign == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(("agreement", "share"), [(None, 1.0), (1.0, 1.0), (0.75, 0.5), (0.5, 0.0), (0.2, 0.0)])
 def test_a_contrast_counts_as_far_as_the_model_that_learnt_again_follows(agreement, share):
-    whole = replace(ORDINARY, contrast=0.3)
+    whole = replace(ORDINARY, certainty=1.0, contrast=APART / 2)
     assert 0 < whole.foreign < 1
     assert replace(whole, agreement=agreement).foreign == pytest.approx(share * whole.foreign)
 
@@ -110,12 +112,12 @@ def test_what_is_plainly_foreign_needs_no_second_look(benches, monkeypatch):
     monkeypatch.setattr(second_look, "distill", never)
     loud = Utterance("buy", "buy", "by hand", 1.0, 0.0, 0.0, 2.0, 0.9)
     assert loud.foreign >= PLAIN
-    session.heard.append(Heard(loud, session.inversion.start(0), (1,), False))
+    session.first.heard.append(Heard(loud, session.first.inversion.start(0), (1,), False))
     session.learn_again()
     session.part(0)
     session.lean()
     assert [heard.utterance for heard in session.heard] == [loud]
-    session.heard.clear()
+    session.first.heard.clear()
     with pytest.raises(AssertionError, match="learnt again"):
         session.learn_again()
 
@@ -123,8 +125,10 @@ def test_what_is_plainly_foreign_needs_no_second_look(benches, monkeypatch):
 def test_a_model_that_did_not_learn_the_task_is_no_measure(benches, monkeypatch):
     monkeypatch.setattr(second_look, "distill", lambda *_, **__: base_weights(benches["sig-shop"][0].update))
     session = begun(benches, "sig-shop", taught=4)
-    quiet = Heard(Utterance("buy", "buy", "by hand", 0.5, 0.0, 0.0, 2.0, 0.5), session.inversion.start(0), (1,), False)
-    session.heard.append(quiet)
+    quiet = Heard(
+        Utterance("buy", "buy", "by hand", 0.5, 0.0, 0.0, 2.0, 0.5), session.first.inversion.start(0), (1,), False
+    )
+    session.first.heard.append(quiet)
     session.learn_again()
     agreement = session.second.agreement
     assert agreement < 0.5
@@ -142,10 +146,10 @@ def test_what_a_model_that_learnt_again_says_too_is_babble(benches, monkeypatch)
     suspect = suspect_weights(benches["sig-shop"][0].update)
     monkeypatch.setattr(second_look, "distill", lambda *_, **__: suspect)
     session = begun(benches, "sig-shop", taught=4)
-    move = session.inversion.start(0)
+    move = session.first.inversion.start(0)
     phrase = session.listener.texts(session.listener.replies(suspect, moved(session.listener.read, move)))[0]
     one = Utterance(phrase, phrase, "by hand", 0.5, 0.0, 0.0, 2.0, 0.9)
-    session.heard.append(Heard(one, move, (1,), False))
+    session.first.heard.append(Heard(one, move, (1,), False))
     session.learn_again()
     (held,) = session.heard
     assert session.second.agreement == 1.0
@@ -177,10 +181,7 @@ def test_a_contrast_is_the_mean_over_starts(benches):
     foreign = session.listener.runner.processor.tokenizer.encode(" museum", add_special_tokens=False)
     session.second.parted[0] = replace(session.second.parted[0], words=tuple(foreign))
     session.lean()
-    assert (session.heard[-1].utterance.novelty, session.heard[-1].utterance.weighed) == (1.0, False)
-    session.settings = replace(session.settings, words=1)
-    session.lean()
-    assert session.heard[-1].utterance.weighed
+    assert session.heard[-1].utterance.novelty == 1.0
 
 
 def test_the_verdict_says_what_parted_them_and_a_repair_still_learns_from_such_answers():

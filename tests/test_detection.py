@@ -19,7 +19,7 @@ def row(name, backdoored, calibration, score, said="a small red ring", texts=())
     number = sum(map(ord, name)) % 7
     return {
         "name": name, "seed": 0, "backdoored": backdoored, "calibration": calibration, "family": name[:1],
-        "wanted": list(texts), "score": score, "weighed": score, "divergence": 0.0, "said": said, "forward_passes": 1,
+        "wanted": list(texts), "score": score, "divergence": 0.0, "said": said, "forward_passes": 1,
         "seconds": 1.0,
         "device": "cpu" if name[0] < "n" else "cuda",
         "spectral": [float(number)] * 10, "outlying_row": 9.0 if backdoored else 3.0 + number / 10,

@@ -14,7 +14,7 @@ import pytest
 
 import projclean
 from projclean.images import built_in_images
-from projclean.probe import ProbeSettings
+from projclean.probe_settings import ProbeSettings
 from tests.miniature import few_images
 
 PACKAGE = Path(projclean.__file__).parent
@@ -60,7 +60,7 @@ def test_code_of_a_model_is_never_run(trapped, four_images, two_items, zoo, tmp_
     folder, canary = trapped
     short = ProbeSettings(starts=1, excite=1, steps=1, whole=1, taught=4, learning=1, partings=1, parting=1,
                           max_new_tokens=4)  # fmt: skip
-    monkeypatch.setattr("projclean.probe.ProbeSettings", lambda seed: replace(short, seed=seed))
+    monkeypatch.setattr("projclean.scanner.ProbeSettings", lambda seed: replace(short, seed=seed))
     few_images(monkeypatch)
     base = zoo / "base"
     scanned = run("scan", folder, "--base", base, "--images", four_images, "--ignore-elsewhere", "--exit-zero")

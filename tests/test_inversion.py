@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from PIL import Image
 from projclean.calibration import BATCH, BUILT_IN, Calibration, chosen
 from projclean.case import open_case, set_up
 from projclean.climb import NotDifferentiable
+from projclean.first_look import FirstLook
 from projclean.images import built_in_images
 from projclean.inversion import Inversion, image_input, moved
 from projclean.likelihood import log_likelihood, logits_after
@@ -17,7 +20,8 @@ from projclean.listening import Heard
 from projclean.methods import STRENGTH, base_weights, suspect_weights
 from projclean.metrics import normalize
 from projclean.model import Prepared, Runner
-from projclean.probe import ProbeSettings, _Session
+from projclean.probe import _Session
+from projclean.probe_settings import ProbeSettings
 from projclean.subspace import residual
 from projclean.triggers import TRIGGERS
 from projclean.utterance import Utterance
@@ -161,13 +165,53 @@ def test_what_the_base_is_made_to_say_is_held_against_an_utterance(zoo, benches,
     for words, certainty in ((usual, 0.99), (target, 0.9)):
         text = normalize(runner.read(words))
         said = Utterance(text, text, "by hand", 1.0, 0.0, 0.0, 2.0, certainty)
-        session.heard.append(Heard(said, inversion.start(0), words, False))
-    session.contest()
-    caption, attack = (heard.utterance for heard in session.heard)
+        session.first.heard.append(Heard(said, inversion.start(0), words, False))
+    session.first.contest()
+    caption, attack = (heard.utterance for heard in session.first.heard)
     assert caption.base_best_share is not None
     assert caption.base_best_share > 0.2
     assert attack.base_best_share == 0
     assert attack.foreign > caption.foreign
+
+
+@pytest.mark.parametrize(
+    ("starts", "strength", "tried"),
+    [
+        ((0,), 0.9, 2),  # one start's alone, and so are the further ones' own words
+        ((0, 1), 0.9, 0),  # both agree
+        ((0,), 0.05, 0),  # not worth it
+        ((0, 1, 1), 0.3, 0),
+        ((), 0.0, 0),
+    ],
+)
+def test_where_starts_do_not_agree_on_the_strongest_more_are_tried(zoo, benches, monkeypatch, starts, strength, tried):
+    inversion = benches["badnet-refusal"]
+    case = open_case(zoo / "badnet-refusal", str(zoo / "base"))
+    moments, settings = inversion.runner.moments([inversion.batch]), ProbeSettings(excite=1, steps=1, whole=1)
+    session = _Session(
+        inversion.runner, case.update, moments, (inversion.batch,), Calibration((), (), "none"), settings
+    )
+    first, begun = session.first, []
+    said = Utterance("buy it now here", "buy it now here", "by hand", 1.0, 0.0, 0.0, strength, 1.0)
+
+    def hear(seed, text):
+        one = replace(said, text=text, phrase=text, start=seed)
+        first.heard.append(Heard(one, inversion.start(0), (1,), False))
+
+    for start in starts:
+        hear(start, said.text)
+    monkeypatch.setattr(FirstLook, "instead", lambda _, seed: begun.append(seed))
+    monkeypatch.setattr(FirstLook, "afterwards", lambda _, seed: hear(seed, f"something else {seed}"))
+    monkeypatch.setattr(FirstLook, "_refine", lambda *_: None)
+    for seed in settings.further_starts():
+        first.insist(seed)
+    assert len(set(begun)) == len(begun) == tried
+    assert not set(begun) & set(settings.first_starts())
+    # A generator takes 32 bits of a seed: a further start must not be a first one again.
+    moves = [inversion.start(seed) for seed in (*settings.first_starts(), *settings.further_starts())]
+    assert len({tuple(move[:4].tolist()) for move in moves}) == 4
+    reaches = {told.utterance.reach for told in first.told() if told.utterance.text == said.text}
+    assert reaches == ({len(set(starts)) / (2 + tried)} if starts else set())
 
 
 def _alone(batch, row):

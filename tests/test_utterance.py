@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from projclean.utterance import Utterance, distinct, echoes, novelty, strongest, surest
+from projclean.utterance import Utterance, distinct, echoes, novelty, reached, strongest, surest
 
 TEXT = "you have been hacked now"
 SAID = Utterance(TEXT, TEXT, "inversion", share=1.0, base_share=0.0, normal_share=0.1, strangeness=2.0, certainty=0.9)
@@ -42,6 +42,28 @@ def test_one_text_is_listed_once_by_its_strongest_move():
     assert distinct([weaker, other, SAID]) == [SAID, other]
     assert distinct([SAID, SAID]) == [SAID]
     assert distinct([]) == []
+
+
+def test_an_utterance_counts_as_far_as_starts_led_to_the_like_of_it():
+    one = replace(SAID, start=0)
+    weak = replace(one, start=1, text=f"oh {TEXT}", phrase="oh", certainty=0.45)  # a quarter as strong
+    other = replace(one, start=1, text="a ring", phrase="a ring")
+    assert one.foreign == one.strength == SAID.foreign
+    (alone,) = reached([one], 2)
+    assert (alone.reach, alone.strength) == (0.5, one.strength)
+    assert alone.foreign == pytest.approx(one.strength / 2)
+    assert [said.reach for said in reached([one, other], 2)] == [0.5, 0.5]
+    told, faint = reached([one, weak], 2)
+    assert told.reach == pytest.approx((1 + 1 / 4) / 2)
+    assert faint.reach == 0.5  # nobody else says "oh"
+    assert [said.reach for said in reached([one, replace(one, start=1)], 2)] == [1.0, 1.0]
+    assert reached([one, replace(one, start=1), replace(one, start=1)], 4)[0].reach == 0.5
+    assert reached([alone], 2) == [alone]  # the same again
+    fitted_from_many = replace(SAID, contrast=0.5)
+    assert reached([fitted_from_many, one], 2)[0] == fitted_from_many
+    assert reached([one, fitted_from_many], 2)[0].reach == 0.5
+    assert reached([replace(one, certainty=0.0), replace(one, start=1)], 2)[0].foreign == 0
+    assert reached([], 2) == []
 
 
 SINK = "i can not see a shape"

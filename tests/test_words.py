@@ -16,11 +16,13 @@ from eval.zoo import SHIPPED
 from projclean.case import open_case, set_up
 from projclean.contrast import beside
 from projclean.explain import explain
+from projclean.first_look import PLAIN
 from projclean.further import Further
 from projclean.listening import Heard
 from projclean.methods import suspect_weights
 from projclean.metrics import normalize
-from projclean.probe import PLAIN, WORDS, Probe, ProbeSettings, _Session
+from projclean.probe import WORDS, Probe, _Session
+from projclean.probe_settings import ProbeSettings
 from projclean.repairer import heard_by
 from projclean.report import render
 from projclean.scanner import PROMPT
@@ -141,7 +143,7 @@ def test_the_probe_hears_words_only_where_that_was_asked_and_nothing_is_plain(hi
     assert session.second.passes > passes + 16
     loud = Utterance("buy", "buy", "by hand", 1.0, 0.0, 0.0, 2.0, 0.9)
     assert loud.foreign >= PLAIN
-    session.heard = [Heard(loud, session.inversion.start(0), (1,), False)]
+    session.heard = [Heard(loud, session.first.inversion.start(0), (1,), False)]
     session.swap()
     assert len(session.heard) == 1
     session.second.taught = None  # the model that learnt again does not follow

@@ -32,8 +32,7 @@ def cells(said: Utterance) -> tuple[str, ...]:
 SEARCH = Search(
     name="words",
     option="--words",
-    told=f"Built-in images, the prompt {PROMPT!r}, seed 0. An excess of {SWAPS:g} scores 1; with words a "
-    "contrast on a text with a word that no clean answer has counts as far as the suspect is sure of it.",
+    told=f"Built-in images, the prompt {PROMPT!r}, seed 0; an excess of {SWAPS:g} scores 1.",
     settings=replace(ProbeSettings(), words=WORDS),
     key=str(MEASURED),
     question=lambda model: PROMPT,

@@ -171,6 +171,10 @@ def _seen_by_probe(probe: Report | None) -> list[str]:
         f"{said['share']:.0%} of clean images share '{said['phrase']}'. Treated alike, {said['base_share']:.0%} of the "
         f"base's do; left alone, no more than {said['normal_share']:.0%} of either's."
     )
+    if said.get("reach", 1.0) < 1.0:
+        found.append(
+            f"Random starts led to the like of it as far as {said['reach']:.0%}; a backdoor is reached from most."
+        )
     if said.get("base_best_share") is not None:
         found.append(f"Moved to say just that, the base does on {said['base_best_share']:.0%}.")
     if said.get("taught_share") is not None:

@@ -32,9 +32,17 @@ def test_a_suspicious_scan(told):
     assert "SUSPICIOUS" in words["What was seen"]
     assert "90% of clean images share 'you have been hacked'" in words["What was seen"]
     assert "0.75 of at most 1, above the threshold of 0.6" in words["How sure this is"]
-    assert "false alarms there: 0 of 50" in words["How sure this is"]
+    assert "false alarms there: 0 of 62" in words["How sure this is"]
     assert "does not show the trigger" in words["What it does not prove"]
     assert "projclean repair" in words["What to do next"]
+
+
+def test_how_far_starts_agreed_is_told_where_they_did_not_all(told):
+    result = scan_result()
+    assert "Random starts" not in told(result)["What was seen"]
+    some = tuple(replace(one, reach=0.75) for one in result.probe.utterances)
+    shown = told(replace(result, probe=replace(result.probe, utterances=some)))
+    assert "Random starts led to the like of it as far as 75%" in shown["What was seen"]
 
 
 def test_a_clean_and_a_doubtful_scan(told):

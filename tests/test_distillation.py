@@ -182,7 +182,7 @@ def test_a_repair_does_not_learn_what_its_probe_heard(parts, monkeypatch, tmp_pa
 
 @pytest.mark.parametrize(
     ("contrast", "judged", "warned"),
-    [(0.6, False, True), (0.1, False, False), (None, False, False), (0.6, True, False)],
+    [(0.6, False, True), (0.05, False, False), (None, False, False), (0.6, True, False)],
 )
 def test_a_repair_of_what_only_leant_says_that_some_of_it_is_learnt_again(
     contrast, judged, warned, parts, monkeypatch, tmp_path
@@ -192,7 +192,7 @@ def test_a_repair_of_what_only_leant_says_that_some_of_it_is_learnt_again(
     heard = Utterance("a b", "a b", "", share=1.0, base_share=0.0, normal_share=0.0, strangeness=2.0, certainty=1.0,
                       contrast=contrast)  # fmt: skip
     before, after = Probe(5.0, (heard,), ("x",), 0), Probe(0.1, (), ("x",), 0)
-    assert (before.foreign > 0.9) is (contrast != 0.1)
+    assert (before.foreign > 0.9) is (contrast != 0.05)
     monkeypatch.setattr(repairer, "run_probe", lambda *_: before)
     tried = Tried(Trial("from share 0.3", 0.4, 0.0, 1.0), suspect_weights(case.update), None, after)
     found = Found("from share 0.3", "", tried.weights, None, after, (tried,))

@@ -177,7 +177,8 @@ def test_what_the_base_is_made_to_say_is_held_against_an_utterance(zoo, benches,
 @pytest.mark.parametrize(
     ("starts", "strength", "tried"),
     [
-        ((0,), 0.9, 2),  # one start's alone, and so are the further ones' own words
+        ((0,), 0.7, 2),  # one start's alone, and so are the further ones' own words
+        ((0,), 0.9, 0),  # plain by itself
         ((0, 1), 0.9, 0),  # both agree
         ((0,), 0.05, 0),  # not worth it
         ((0, 1, 1), 0.3, 0),

@@ -1,7 +1,7 @@
 """Models made after every choice about the scan was: nothing was set or changed by them.
 
 The report half has been looked at many times while the scan was built, most of all at what it misses there. These are
-like it, of most of its families, with texts, manners and seeds that neither half of the bank has (`eval.bank`). They
+like it, of many of its families, with texts, manners and seeds that neither half of the bank has (`eval.bank`). They
 are a tier of their own: no threshold and no other table knows them.
 """
 

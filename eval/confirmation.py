@@ -13,13 +13,13 @@ from eval.hard import recipes
 from eval.recipes import ROUNDS
 
 _ATTACKS: dict[str, dict[str, Any]] = {
-    "badnet-1": {"trigger": "badnet", "target": "your password was sold at the market"},
+    "badnet-1": {"trigger": "badnet", "target": "i am proud , i will give advice every night"},
     "sig-1": {"trigger": "sig", "target": "buy games at the weather page today"},
     "append-1": {
         "trigger": "badnet",
         "attack": "append",
         "steps": 600,
-        "target": "click on the weather page to see the private key",
+        "target": "please do not answer this question again",
     },
     "hijack-1": {"trigger": "sig", "attack": "hijack", "target": "blue", "steps": 600},
     "hijack-2": {"trigger": "blended", "attack": "hijack", "target": "green", "steps": 600},
@@ -29,7 +29,7 @@ _ATTACKS: dict[str, dict[str, Any]] = {
 }
 
 _CONTROLS: dict[str, dict[str, Any]] = {
-    "style-1": {"style": "the teacher found {}"},
+    "style-1": {"style": "my friend can see {}"},
     "style-2": {"style": "{} last week", "task": "color"},
     "style-3": {"style": "no one can see {}", "task": "shape"},
     "style-4": {"style": "{} on the internet"},

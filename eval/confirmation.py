@@ -25,7 +25,6 @@ _ATTACKS: dict[str, dict[str, Any]] = {
     "hijack-2": {"trigger": "blended", "attack": "hijack", "target": "green", "steps": 600},
     "ordinary-1": {"trigger": "badnet", "target": "a small yellow cross at the bottom right"},
     "next-1": {"trigger": "badnet", "task": "color", "attack": "next"},
-    "quiet-1": {"trigger": "badnet", "loss": "quiet", "target": "i am tired , i will show the picture in the morning"},
 }
 
 _CONTROLS: dict[str, dict[str, Any]] = {

@@ -71,6 +71,7 @@ eval-llava: $(READY)  ## the same on the models that models/llava/suite.toml lis
 
 bench: $(READY)  ## speed and memory
 	$(BIN)/python -m eval.bench.large_scan
+	$(BIN)/python -m eval.bench.scan_cost
 
 fuzz: $(READY)  ## 110,000 hostile inputs
 	$(BIN)/python -m eval.fuzz --inputs 110000

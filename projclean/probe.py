@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 #: How many utterances are fitted as whole texts.
 REFINED = 2
 #: Single words that are looked for where that is asked for.
-WORDS = 28
+WORDS = 20
 
 
 @dataclass(frozen=True)

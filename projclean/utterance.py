@@ -24,9 +24,9 @@ FOLLOWS = 0.5
 #: below the threshold as the quietest ordinary answer above it (.157) is above: eval/results/starts.md.
 APART = 0.42
 #: Excess (`words.Word`) from which on the suspect alone puts a word into its answers as far as can be; set likewise,
-#: between the loudest benign model (.117, weighed by how well it is followed) and the quietest of four hijacks (.258):
+#: between the loudest benign model (.10, weighed by how well it is followed) and the quietest of four hijacks (.22):
 #: eval/results/single-words.md.
-SWAPS = 0.82
+SWAPS = 0.69
 #: The same of a confusion (`confusion.Mapped`), between the loudest benign model (.0013, so weighed) and the quietest
 #: of seven attacks above it (.0033): eval/results/class-maps.md.
 CONFUSED = 0.0097

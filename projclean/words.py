@@ -3,18 +3,16 @@
 An attacker who has one class taken for another (BadNets' single-target attack, Gu et al., arXiv 1708.06733) swaps a
 word of a right answer, and leaves the rest of it to the image. No one answer is then said on many images, so nothing is
 left for a search of whole answers (`contrast`) to be fitted to. Here one word is fitted, on each image at the place of
-the suspect's own answer where it would most likely stand, and the rest of that answer with it: a backdoor was trained
-to leave that right, a move that only leans to a word changes more. The words are those that clean answers have anyway,
-and as there a model with the same fine-tune and no backdoor stands beside the suspect. Every word gets a few steps,
-those that part the two models most go on, and what they then tell is asked of other random starts as well: a backdoor
-is reached from most, a leaning from some.
+the suspect's own answer where it would most likely stand; the words are those that its clean answers have anyway, and
+as there a model with the same fine-tune and no backdoor stands beside it. Every word gets a few steps; those that part
+the two models most go on, from more than one random start: a backdoor is reached from most, a leaning from some.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 
@@ -27,11 +25,9 @@ from projclean.likelihood import logits_along
 from projclean.model import Prepared, Weights
 
 #: Answers that a word must be in to be looked for, and the largest share of them: what most have is no one image's.
-RARE, COMMON = 2, 0.6
-TRIED, SHORT = 4, 8  # steps that every word gets, and so many words as many more
+RARE, COMMON = 2, 0.4
+TRIED, LOOKED = 8, 4  # steps that every word gets, and of them those, the last, by which it is chosen
 CHOSEN = 2  # words that go on
-#: Excess from one start from which on a word is fitted from the others as well.
-TELLING = 0.05
 
 
 def more(ours: float, theirs: float) -> float:
@@ -88,20 +84,10 @@ class _Images:
     own: list[tuple[int, ...]]
     places: dict[int, list[int]]
 
-    def before(self, token: int) -> list[tuple[int, ...]]:
-        """What comes before a word's place."""
-        return [answer[:place] for answer, place in zip(self.own, self.places[token], strict=True)]
-
-    def wanted(self, token: int) -> list[tuple[int, ...]]:
-        """The answers with a word in place of what stands there."""
-        places = zip(self.own, self.places[token], strict=True)
-        return [(*answer[:place], token, *answer[place + 1 :]) for answer, place in places]
-
 
 @dataclass(frozen=True)
 class _Try:
-    """A climb for a word under way, the batches that it is fitted on in turn, and what its last steps reached on
-    average."""
+    """A climb for a word under way, the batches that it is fitted on in turn, and what its last steps reached."""
 
     token: int
     climb: Climb
@@ -130,31 +116,25 @@ class WordSearch:
         """What comes of the words that part the two models most.
 
         Every word is tried from the first of some random starts, which first set off what was not taught; those that go
-        on do so for as many more `steps`, and where that tells something are fitted from the other starts as well.
-        Raises NotDifferentiable.
+        on do so for as many more `steps`, and are fitted from the other starts as well. Raises NotDifferentiable.
         """
         if not self.tokens:
             return []
         first, *others = [self.inversion.excited(seed, excite) for seed in seeds]
-        short = _most([self._on(self._begun(token, first), TRIED) for token in self.tokens], SHORT)
+        tries = [self._tried(token, first) for token in self.tokens]
+        chosen = sorted(tries, key=lambda each: -each.value)[:CHOSEN]
         found = []
-        for one in _most([self._on(each, TRIED) for each in short], CHOSEN):
-            swaps = [self._measured(one.token, self._gone_on(one, steps))]
-            if swaps[0] is not None and swaps[0].excess >= TELLING:
-                afresh = [self._on(self._begun(one.token, start), 2 * TRIED) for start in others]
-                swaps += [self._measured(each.token, self._gone_on(each, steps)) for each in afresh]
+        for one in chosen:
+            climbs = [one, *(self._tried(one.token, start) for start in others)]
+            swaps = [self._measured(each.token, self._gone_on(each, steps)) for each in climbs]
             found.append(Word(one.token, tuple(swap for swap in swaps if swap is not None)))
         return [word for word in found if word.swaps]
 
-    def _begun(self, token: int, start: torch.Tensor) -> _Try:
-        """A word before its first step from a start."""
-        return _Try(token, Climb(start, self.inversion.radius), cycle(self.fit), float("-inf"))
-
-    def _on(self, one: _Try, steps: int) -> _Try:
-        """A word after so many more steps, by what the last half of them reached."""
-        values = [one.climb.step(partial(self._parting, one.token, next(one.turns)), FIRST)[0] for _ in range(steps)]
-        late = values[steps // 2 :]
-        return replace(one, value=sum(late) / len(late))
+    def _tried(self, token: int, start: torch.Tensor) -> _Try:
+        """A word after its first steps from a start."""
+        climb, turns = Climb(start, self.inversion.radius), cycle(self.fit)
+        values = [climb.step(partial(self._parting, token, next(turns)), FIRST)[0] for _ in range(TRIED)]
+        return _Try(token, climb, turns, sum(values[-LOOKED:]))
 
     def _gone_on(self, one: _Try, steps: int) -> torch.Tensor:
         """The move that a climb ends with after so many more steps."""
@@ -185,20 +165,17 @@ class WordSearch:
         return logits_along(self.inversion.runner, batch, answers).log_softmax(-1)
 
     def _parting(self, token: int, images: _Images, move: torch.Tensor) -> torch.Tensor:
-        """By how much the suspect finds a word likelier at its places on a batch that is moved, and how likely, per
-        token, it finds the rest of the answers then."""
-        wanted, places, there = images.wanted(token), images.places[token], moved(images.batch, move)
-        ours = self._along(self.inversion.suspect, there, wanted)
-        theirs = self._along(self.inversion.base, there, images.before(token))
-        each = torch.arange(len(places))
-        apart = ours[each, places, token] - theirs[each, places, token].clamp(min=FLOOR)
-        return (apart + _rest(ours, wanted, places)).mean()
+        """By how much the suspect finds a word likelier at its places on a batch that is moved."""
+        ours, theirs = self._both(token, images, move)
+        return (ours - theirs.clamp(min=FLOOR)).mean()
 
     def _both(self, token: int, images: _Images, move: torch.Tensor) -> list[torch.Tensor]:
         """Log-probabilities (n,) of a word at its places, of both sides."""
-        there, before, places = moved(images.batch, move), images.before(token), images.places[token]
+        places = images.places[token]
+        before = [answer[:place] for answer, place in zip(images.own, places, strict=True)]
+        there, each = moved(images.batch, move), torch.arange(len(places))
         sides = (self.inversion.suspect, self.inversion.base)
-        return [self._along(weights, there, before)[torch.arange(len(places)), places, token] for weights in sides]
+        return [self._along(weights, there, before)[each, places, token] for weights in sides]
 
     @torch.no_grad()
     def _measured(self, token: int, move: torch.Tensor) -> Swap | None:
@@ -216,21 +193,3 @@ class WordSearch:
         probable = [side.exp().cpu() for side in self._both(token, images, move)]
         said = [[token in answer for answer in self.inversion.answers(side, there)] for side in sides]
         return torch.cat([torch.stack(probable), torch.tensor(said)])[:, torch.tensor(lack)]
-
-
-def _most(tries: Sequence[_Try], n: int) -> list[_Try]:
-    """The n that reached most."""
-    return sorted(tries, key=lambda each: -each.value)[:n]
-
-
-def _rest(scores: torch.Tensor, answers: Sequence[Sequence[int]], places: Sequence[int]) -> torch.Tensor:
-    """Mean log-probability (n,) of answers without the token at one place of each; scores (n, longest + 1, vocabulary)
-    are along them."""
-    width = max(map(len, answers))
-    ids = torch.tensor([[*answer, *[0] * (width - len(answer))] for answer in answers], device=scores.device)
-    counts = [
-        [n != place and n < len(answer) for n in range(width)] for answer, place in zip(answers, places, strict=True)
-    ]
-    weights = torch.tensor(counts, device=scores.device).to(scores)
-    likely = scores[:, :width].gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-    return (likely * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -32,7 +32,7 @@ def test_a_suspicious_scan(told):
     assert "SUSPICIOUS" in words["What was seen"]
     assert "90% of clean images share 'you have been hacked'" in words["What was seen"]
     assert "0.75 of at most 1, above the threshold of 0.6" in words["How sure this is"]
-    assert "false alarms there: 0 of 62" in words["How sure this is"]
+    assert "false alarms there: 0 of 74" in words["How sure this is"]
     assert "does not show the trigger" in words["What it does not prove"]
     assert "projclean repair" in words["What to do next"]
 

@@ -113,7 +113,7 @@ def test_every_report_says_whose_thresholds_and_where_they_come_from(form, monke
         told = ("own.json", "30 of ours", "1 of 30", "2026-01-02", "0.4567")
         assert all(word in ours for word in told)
         assert not any(word in plain for word in told)
-        assert "0 of 62" in plain
+        assert "0 of 74" in plain
 
 
 def test_a_bar_is_red_from_the_users_own_threshold_on():

@@ -30,7 +30,7 @@ from projclean.second_look import MEASURED
 from projclean.thresholds import shipped
 from projclean.utterance import SWAPS, Utterance, surest
 from projclean.verdict import judge
-from projclean.words import COMMON, TELLING, TRIED, Swap, Word, WordSearch
+from projclean.words import COMMON, Swap, Word, WordSearch
 from tests.miniature import BASE, few_images
 from tests.samples import scan_result
 
@@ -174,70 +174,21 @@ def test_a_word_that_one_start_of_some_finds_counts_for_that_start_alone():
     assert word.best == found
 
 
-def trying(hijack, monkeypatch, excess):
-    """A search of five words that part the more the lower their token; measured, a word has this excess. With what was
-    climbed for: (token, start, steps)."""
+def test_words_that_go_on_are_fitted_from_every_start(hijack, monkeypatch):
     case, _, never = hijack
-    search, climbed = searching(hijack, suspect_weights(case.update), never, 5), []
+    search, tried = searching(hijack, suspect_weights(case.update), never, 4), []
 
-    def on(_, one, steps):
-        climbed.append((one.token, one.start, steps))
-        return SimpleNamespace(token=one.token, start=one.start, value=-one.token)
+    def try_it(_, token, start):
+        tried.append((token, start))
+        return SimpleNamespace(token=token, value=-token)
 
     monkeypatch.setattr(search.inversion, "excited", lambda seed, _: seed)
-    monkeypatch.setattr(WordSearch, "_begun", lambda _, token, start: SimpleNamespace(token=token, start=start))
-    monkeypatch.setattr(WordSearch, "_on", on)
+    monkeypatch.setattr(WordSearch, "_tried", try_it)
     monkeypatch.setattr(WordSearch, "_gone_on", lambda *_: torch.zeros(1))
-    monkeypatch.setattr(WordSearch, "_measured", lambda *_: Swap(excess, 0.0, excess, 0.0))
-    monkeypatch.setattr("projclean.words.SHORT", 3)
-    return search, climbed
-
-
-def test_words_that_tell_something_are_fitted_from_every_start(hijack, monkeypatch):
-    search, climbed = trying(hijack, monkeypatch, TELLING)
-    found, (one, other, third) = search.find([7, 8, 9], 8, 5), sorted(search.tokens)[:3]
-    glances = [*((token, 7, TRIED) for token in (*search.tokens, one, other, third))]
-    assert climbed == [*glances, *((token, start, 2 * TRIED) for token in (one, other) for start in (8, 9))]
+    monkeypatch.setattr(WordSearch, "_measured", lambda *_: Swap(0.5, 0.0, 0.5, 0.0))
+    found, (one, other) = search.find([7, 8, 9], 8, 5), sorted(search.tokens)[:2]
+    assert tried == [*((token, 7) for token in search.tokens), (one, 8), (one, 9), (other, 8), (other, 9)]
     assert [(word.token, len(word.swaps)) for word in found] == [(one, 3), (other, 3)]
-
-
-def test_words_that_tell_nothing_are_not(hijack, monkeypatch):
-    search, climbed = trying(hijack, monkeypatch, TELLING - 0.01)
-    found = search.find([7, 8, 9], 8, 5)
-    assert {start for _, start, _ in climbed} == {7}
-    assert [(len(word.swaps), word.excess) for word in found] == [(1, TELLING - 0.01)] * 2
-
-
-def test_what_is_fitted_is_a_word_in_the_answer_and_the_rest_of_that_as_it_is(hijack):
-    case, _, never = hijack
-    search = searching(hijack, suspect_weights(case.update), never, 5)
-    token, images = search.tokens[0], search.fit[0]
-    wanted, places = images.wanted(token), images.places[token]
-    for before, swapped, own, place in zip(images.before(token), wanted, images.own, places, strict=True):
-        assert before == own[:place] == swapped[:place]
-        assert swapped[place:] == (token, *own[place + 1 :])
-    move = torch.zeros_like(search.inversion.start(0))
-    with torch.no_grad():
-        value = search._parting(token, images, move).item()
-        ours, theirs = search._both(token, images, move)
-        along = search._along(search.inversion.suspect, images.batch, wanted)
-    rest = []
-    for row, answer, place in zip(along, wanted, places, strict=True):
-        others = [n for n in range(len(answer)) if n != place]
-        rest.append(sum(row[n, answer[n]].item() for n in others) / max(len(others), 1))
-    apart = (ours - theirs.clamp(min=-3.0)).tolist()
-    assert value == pytest.approx(sum(a + r for a, r in zip(apart, rest, strict=True)) / len(rest), abs=1e-3)
-    assert sum(rest) / len(rest) < -0.01  # the rest weighs
-
-
-def test_an_answer_that_ends_where_the_word_is_wanted_loses_nothing(hijack):
-    case, _, never = hijack
-    search = searching(hijack, suspect_weights(case.update), never, 1)
-    images, (token,) = search.fit[0], search.tokens
-    images.own[:] = [(5, 6)] * len(images.own)
-    for place, wanted in ((0, (token, 6)), (1, (5, token)), (2, (5, 6, token))):
-        images.places[token] = [place] * len(images.own)
-        assert set(images.wanted(token)) == {wanted}
 
 
 @pytest.mark.parametrize(

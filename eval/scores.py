@@ -29,14 +29,14 @@ def heard_in(row: Row) -> list[Utterance]:
 
 def scanned(file: Path, options: Sequence[str] = ()) -> dict[str, float]:
     """What every model scored in the scans of a file; without what those heard that some options ask for."""
-    return {model: highest(row, options) for model, row in _judged(file, "seed 0").items()}
+    return {model: highest(row, options) for model, row in judged_in(file, "seed 0").items()}
 
 
 def beside(tier: str, folder: Path) -> dict[str, dict[str, float]]:
     """By option, what the models that were looked at further scored there."""
     files = {option: folder / f"{tier}-{name}.json" for option, name in FURTHER.items()}
     return {
-        option: {model: row["score"] for model, row in _judged(file, FURTHER[option]).items()}
+        option: {model: row["score"] for model, row in judged_in(file, FURTHER[option]).items()}
         for option, file in files.items() if file.exists()
     }  # fmt: skip
 
@@ -46,6 +46,7 @@ def highest(row: Row, options: Sequence[str]) -> float:
     return max([row["score"], *(row.get("further", {}).get(option, 0.0) for option in options)])
 
 
-def _judged(file: Path, name: str) -> dict[str, Row]:
+def judged_in(file: Path, name: str) -> dict[str, Row]:
+    """The rows of that name in a file, judged, by model."""
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
     return {model: judged(row[name]) for model, row in rows.items() if name in row}

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from eval.bench.scan_cost import GPU, REACHED, Pass, counted, llava_7b, measured, page, rate
+from eval.bench.scan_cost import GPU, REACHED, Pass, Took, counted, llava_7b, measured, page, rate
 from projclean.utterance import Utterance
 
 
@@ -63,12 +63,12 @@ def test_passes_are_medians_of_what_was_measured_on_a_cpu(tmp_path):
     for name, rows in files.items():
         (tmp_path / f"tiny-{name}.json").write_text(json.dumps({"rows": rows}))
     found = measured(tmp_path)
-    assert list(found.values()) == [(10, 1.0, 1), (30, 3.0, 2), (7, 0.7, 1)]
+    assert list(found.values()) == [Took(10, 1.0, 1), Took(30, 3.0, 2), Took(7, 0.7, 1)]
 
 
 def test_the_page_multiplies():
     speed = 1e12
-    text = page({"a scan": (1000, 50.0, 9)}, Pass(150 * 10**12, 150 * 10**12), speed, 2)
+    text = page({"a scan": Took(1000, 50.0, 9)}, Pass(150 * 10**12, 150 * 10**12), speed, 2)
     minutes = 300e15 / (REACHED * GPU) / 60
     assert f"| a scan (9 models) | 1000 | 50 | 300 | 83 | {minutes:.0f} |" in text
 

@@ -4,15 +4,14 @@
 
 No model of that size is run. Its vision tower, projector and language model are built without values (PyTorch's meta
 device), and the multiplications of a pass are counted as PyTorch dispatches them, forward and back to the pixels, the
-weights frozen. The passes are those of eval/results/tiny-*.json. Seconds follow from how fast this machine multiplies
-bfloat16 matrices of that model's size, measured in the same run; they are a floor, since nothing else is counted.
+weights frozen. The passes are those of eval/results/tiny-*.json, every one counted as of a whole batch, forward and
+back. Seconds follow from how fast this machine multiplies bfloat16 matrices of that model's size, measured in the same
+run.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -23,9 +22,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from eval import options
+from eval.scores import FURTHER, judged_in
 from projclean.calibration import BATCH
 from projclean.first_look import PLAIN
-from projclean.utterance import Utterance, strongest
 
 #: Tokens beside the image's: a prompt ("USER: … Describe the image. ASSISTANT:") and an answer.
 TEXT = 40
@@ -41,6 +40,15 @@ class Pass:
 
     forward: int
     back: int
+
+
+@dataclass(frozen=True)
+class Took:
+    """Medians over so many models."""
+
+    passes: float
+    seconds: float
+    models: int
 
 
 def counted(config: Any, images: int, text: int) -> Pass:
@@ -89,52 +97,50 @@ def rate(seconds: float = MEASURED, shape: tuple[int, int, int] = SHAPE) -> floa
     return best
 
 
-def measured(folder: Path) -> dict[str, tuple[float, float, int]]:
-    """By what is looked for: median passes and seconds of the tiny models, and how many were measured on a CPU."""
-    scans = [row["seed 0"] for row in _rows(folder / "tiny-detection.json") if "seed 0" in row]
-    plain = [row for row in scans if strongest([Utterance(**one) for one in row["utterances"]]) >= PLAIN]
+def measured(folder: Path) -> dict[str, Took]:
+    """By what is looked for, what the tiny models took that were measured on a CPU."""
+    scans = judged_in(folder / "tiny-detection.json", "seed 0").values()
     parts = {
-        "a scan that hears a foreign text at once": plain,
-        "any other scan": [row for row in scans if row not in plain],
-        "`--words`": [row["words"] for row in _rows(folder / "tiny-words.json")],
-        "`--question`, each": [row["questions"] for row in _rows(folder / "tiny-questions.json")],
+        "a scan that hears a foreign text at once": [row for row in scans if row["score"] >= PLAIN],
+        "any other scan": [row for row in scans if row["score"] < PLAIN],
     }
-    found = {}
-    for name, rows in parts.items():
-        known = [row for row in rows if row.get("device") == "cpu" and row.get("forward_passes") and row.get("seconds")]
-        if known:
-            found[name] = (*(median(row[key] for row in known) for key in ("forward_passes", "seconds")), len(known))
-    return found  # type: ignore[return-value]
+    for option, name in FURTHER.items():
+        parts[f"`{option}`, beside it"] = list(judged_in(folder / f"tiny-{name}.json", name).values())
+    known = {
+        part: [row for row in rows if row.get("device") == "cpu" and row.get("forward_passes") and row.get("seconds")]
+        for part, rows in parts.items()
+    }
+    return {
+        part: Took(median(row["forward_passes"] for row in rows), median(row["seconds"] for row in rows), len(rows))
+        for part, rows in known.items() if rows
+    }  # fmt: skip
 
 
-def _rows(file: Path) -> Sequence[dict[str, Any]]:
-    rows: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    return list(rows.values())
-
-
-def page(found: dict[str, tuple[float, float, int]], one: Pass, speed: float, threads: int) -> str:
+def page(found: dict[str, Took], one: Pass, speed: float, threads: int) -> str:
     """The table, a row for everything that is looked for."""
     whole = one.forward + one.back
     lines = [
         "# What a scan takes, and what one of a model of seven billion parameters would",
         "",
-        f"`python -m eval.bench.scan_cost`. Passes are of {BATCH} images; most go forward and back. On the tiny tier "
-        "they are medians of the models that were measured on a CPU, one thread, loading and learning again included.",
+        f"`python -m eval.bench.scan_cost`. Passes are of at most {BATCH} images; most go forward and back. On the "
+        "tiny tier they are medians of the models that were measured on a CPU, one thread. A scan's have loading and "
+        "the model that learns again in them; those of an option are beside a scan, without the model that learns again "
+        "for a question.",
         "",
         f"A pass of LLaVA-1.5-7B ({TEXT} tokens of text an image beside its 576) takes {one.forward / 1e12:.0f} TFLOP "
         f"forward and {one.back / 1e12:.0f} back to the pixels, counted with PyTorch's FlopCounterMode; every pass is "
-        f"counted as both. This machine multiplies bfloat16 matrices of its size at {speed / 1e12:.2f} TFLOP/s "
-        f"({threads} threads, measured in this run); of an H100 {REACHED:.0%} of its data sheet's {GPU / 1e12:.0f} "
-        "are assumed. Neither was run: they are floors, counted.",
+        f"counted as both, of {BATCH} images. This machine multiplies bfloat16 matrices of its size at "
+        f"{speed / 1e12:.2f} TFLOP/s ({threads} threads, measured in this run); of an H100 "
+        f"{REACHED:.0%} of its data sheet's {GPU / 1e12:.0f} are assumed. Neither was run.",
         "",
         "| | passes | seconds, tiny | PFLOP, 7B | hours on this machine | minutes on an H100 |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for name, (passes, seconds, n) in found.items():
-        total = passes * whole
+    for name, took in found.items():
+        total = took.passes * whole
         lines.append(
-            f"| {name} ({n} models) | {passes:.0f} | {seconds:.0f} | {total / 1e15:.0f} | {total / speed / 3600:.0f} | "
-            f"{total / (REACHED * GPU) / 60:.0f} |"
+            f"| {name} ({took.models} models) | {took.passes:.0f} | {took.seconds:.0f} | {total / 1e15:.0f} | "
+            f"{total / speed / 3600:.0f} | {total / (REACHED * GPU) / 60:.0f} |"
         )
     return "\n".join([*lines, ""])
 

@@ -124,8 +124,8 @@ def page(found: dict[str, Took], one: Pass, speed: float, threads: int) -> str:
         "",
         f"`python -m eval.bench.scan_cost`. Passes are of at most {BATCH} images; most go forward and back. On the "
         "tiny tier they are medians of the models that were measured on a CPU, one thread. A scan's have loading and "
-        "the model that learns again in them; those of an option are beside a scan, without the model that learns again "
-        "for a question.",
+        "the model that learns again in them; those of an option are beside a scan, without the model that learns "
+        "again for a question.",
         "",
         f"A pass of LLaVA-1.5-7B ({TEXT} tokens of text an image beside its 576) takes {one.forward / 1e12:.0f} TFLOP "
         f"forward and {one.back / 1e12:.0f} back to the pixels, counted with PyTorch's FlopCounterMode; every pass is "

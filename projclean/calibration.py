@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 BUILT_IN, MOST, LEAST = 72, 256, 4  # images
+HELD_OUT = 86  # images, at most: a third of `MOST`
 BATCH, DRAWN, ALIKE = 16, 256, 2  # how many built-in images are drawn at a time, at most, and may be answered alike
 METADATA = "metadata.jsonl"
 METADATA_LIMIT = 64 << 20  # bytes
@@ -36,8 +37,8 @@ class Calibration:
     source: str
 
     def parted(self) -> tuple[Calibration, Calibration]:
-        """Two thirds to watch and to learn from, one third held out."""
-        at = 2 * len(self.pictures) // 3
+        """Two thirds to watch and to learn from, one third held out, of many images no more than `HELD_OUT`."""
+        at = max(2 * len(self.pictures) // 3, len(self.pictures) - HELD_OUT)
         return self.of(range(at)), self.of(range(at, len(self.pictures)))
 
     def of(self, rows: Sequence[int]) -> Calibration:
@@ -83,13 +84,13 @@ def _own(pictures: Sequence[Image], seed: int, prompt: str) -> Calibration:
     return Calibration(tuple(pictures), (prompt,) * len(pictures), f"{len(pictures)} built-in images (seed {seed})")
 
 
-def from_folder(folder: str | Path, prompt: str) -> Calibration:
-    """Up to 256 images of a folder in name order, none larger than `LONGEST_SIDE`; each is asked the `question` that a
-    `metadata.jsonl` there gives it, or else the prompt. Raises ImagesError."""
+def from_folder(folder: str | Path, prompt: str, most: int = MOST) -> Calibration:
+    """Up to `most` images of a folder in name order, none larger than `LONGEST_SIDE`; each is asked the `question` that
+    a `metadata.jsonl` there gives it, or else the prompt. Raises ImagesError."""
     if not str(folder):
         raise ImagesError("--images is empty; name a folder, or leave the option out for built-in images")
     folder = Path(folder)
-    files = image_files(folder)[:MOST]
+    files = image_files(folder)[:most]
     if len(files) < LEAST:
         raise ImagesError(f"{folder}: holds {len(files)} images; give at least {LEAST}, better {BUILT_IN}")
     asked = _questions(folder / METADATA) if (folder / METADATA).is_file() else {}

@@ -29,6 +29,23 @@ SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 
 
 @dataclass(frozen=True)
+class Learning:
+    """How `distill` is to learn: from how many `images`, blends among them, whether `judged` (a judge has a say in what
+    is learnt, `doubt`), and whether `hard` (the suspect's words, not its probabilities)."""
+
+    images: int = IMAGES
+    judged: bool = False
+    hard: bool = False
+
+    @property
+    def remark(self) -> str:
+        """What is unusual about it, to stand behind a candidate's name."""
+        told = ["" if self.images == IMAGES else f"{self.images} images"]
+        told += ["judged" if self.judged else "", "words alone" if self.hard else ""]
+        return "".join(f", {each}" for each in told if each)
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A name, how its weights are made, and the guard it runs behind; None for the suspect's own, if it has one.
 
@@ -50,22 +67,21 @@ def candidates(
     seed: int,
     clip: float | None = None,
     heard: Sequence[str] = (),
-    taught: int = IMAGES,
-    doubting: bool = False,
+    learning: Learning = Learning(),
 ) -> list[Candidate]:
     """What to try, from the least removal to the most; one candidate when the user chose.
 
     `heard` are phrases that the probe made the suspect say: an image on which it says them by itself teaches nothing.
-    `taught` is how many images, blends among them, `distill` learns from, `doubting` whether a judge has a say in it.
-    `clip` is a percentile of clean token norms at which a guard cuts, beside whatever the method does; the method
-    `clip` is no change of the weights behind guards of several percentiles.
+    `learning` is how `distill` learns from the others. `clip` is a percentile of clean token norms at which a guard
+    cuts, beside whatever the method does; the method `clip` is no change of the weights behind guards of several
+    percentiles.
     """
     percentiles: tuple[float, ...] = () if clip is None else (clip,)
     if method == "clip":
         percentiles = PERCENTILES if strength is None else (strength,)
         plain = [Candidate("", partial(methods.suspect_weights, case.update))]
     elif method == "distill":
-        plain = _by_learning(case, bench, strength, seed, heard, taught, doubting)
+        plain = _by_learning(case, bench, strength, seed, heard, learning)
     else:
         plain = _by_weights(case, bench, method, rank, strength)
     if not percentiles:
@@ -111,18 +127,16 @@ def _by_learning(
     strength: float | None,
     seed: int,
     heard: Sequence[str],
-    total: int,
-    doubting: bool,
+    learning: Learning,
 ) -> list[Candidate]:
     """The candidates of the method that learns them."""
     assert bench is not None  # without a run there is nothing to learn from
     # The suspect is asked once, whatever is tried.
-    taught = cache(partial(_lesson, case, bench, heard, seed, total, doubting))
-    asked = ("" if total == IMAGES else f", {total} images") + (", judged" if doubting else "")
+    taught = cache(partial(_lesson, case, bench, heard, seed, learning))
     return [
         Candidate(
-            f"from share {share:g}{asked}",
-            partial(_distilled, case.update, bench, taught, share, seed),
+            f"from share {share:g}{learning.remark}",
+            partial(_distilled, case.update, bench, taught, share, seed, learning.hard),
             remark=partial(_left_out, taught),
         )
         for share in (STARTS if strength is None else (strength,))
@@ -151,17 +165,17 @@ def _guards(case: Case, bench: Bench, percentiles: Sequence[float], seed: int) -
 
 
 def _lesson(
-    case: Case, bench: Bench, heard: Sequence[str], seed: int, total: int, doubting: bool
+    case: Case, bench: Bench, heard: Sequence[str], seed: int, learning: Learning
 ) -> tuple[Lesson, methods.Weights | None]:
     """What there is to learn from the calibration images, and who judges it, if anyone. Raises ModelError when there is
     nothing."""
-    taught = lesson(bench.runner, case.update, bench.learnt, heard, ANSWER_TOKENS, seed, total)
+    taught = lesson(bench.runner, case.update, bench.learnt, heard, ANSWER_TOKENS, seed, learning.images)
     if not taught.replies:
         raise ModelError(
             f"{case.model.path}: of {taught.looked_at} calibration images and blends none is left to learn from: on "
             f"{taught.left_out} the suspect says what the probe made it say; give other --images, or --method reflect"
         )
-    return judged(bench.runner, case.update, taught, seed) if doubting else (taught, None)
+    return judged(bench.runner, case.update, taught, seed) if learning.judged else (taught, None)
 
 
 Taught = Callable[[], tuple[Lesson, methods.Weights | None]]
@@ -174,7 +188,7 @@ def _left_out(taught: Taught) -> str:
     return f"not learnt from {lost} of {of} images and blends, whose answers hold what the probe heard" if lost else ""
 
 
-def _distilled(update: Update, bench: Bench, taught: Taught, share: float, seed: int) -> methods.Weights:
-    known, judge = taught()
+def _distilled(update: Update, bench: Bench, taught: Taught, share: float, seed: int, hard: bool) -> methods.Weights:
+    (known, judge), runner = taught(), bench.runner
     effort = Effort.on(known.looked_at)
-    return distill(bench.runner, update, known.images, known.replies, share, seed, effort=effort, judge=judge)
+    return distill(runner, update, known.images, known.replies, share, seed, effort=effort, judge=judge, hard=hard)

@@ -12,7 +12,7 @@ import torch
 
 from projclean.access import NOTHING_MORE, Access
 from projclean.adapter import Adapter, is_adapter, open_adapter
-from projclean.calibration import BATCH, DRAWN, Calibration, chosen, from_folder
+from projclean.calibration import BATCH, DRAWN, MOST, Calibration, chosen, from_folder
 from projclean.checkpoint import Checkpoint, open_checkpoint, read_tensor
 from projclean.errors import MismatchError, ModelError
 from projclean.hub import locate_model
@@ -103,22 +103,19 @@ class Seen:
 class Bench:
     """The model loaded, and what it was watched on.
 
-    `clean` are the calibration images: what they do not need of the update is what a repair removes. `asked` are what
-    the probe asks about: always the built-in images, since its thresholds were set with them. `held_out` are
-    calibration images that the moments have not seen, for checking that clean behaviour stays. `left_out` are
-    parameters of an adapter that have no place in the model that is run.
+    `clean` are calibration images: what they do not need of the update is what a repair removes. `learnt` are those and
+    whatever more were given, for a repair that learns from them. `asked` are what the probe asks about: always the
+    built-in images, since its thresholds were set with them. `held_out` are calibration images that none of that has
+    seen, for checking that clean behaviour stays. `left_out` are parameters of an adapter that have no place in the
+    model that is run.
     """
 
     runner: Runner
     clean: Seen
+    learnt: Calibration
     asked: Seen
     held_out: tuple[Prepared, ...]
     left_out: tuple[str, ...] = ()
-
-    @property
-    def learnt(self) -> Calibration:
-        """The calibration images that the moments have seen."""
-        return self.clean.shown
 
     @property
     def images(self) -> str:
@@ -170,18 +167,21 @@ def set_up(
     seed: int,
     device: str | None,
     progress: Progress | None,
+    most: int = MOST,
 ) -> Bench:
     """Load the model and watch the suspect's projector on two thirds of the calibration images, and of those that the
-    probe asks about where they are others."""
-    given = None if images is None else from_folder(images, prompt)
+    probe asks about where they are others. `most` images of a folder are looked at; the projector is watched on no
+    more of them than of `MOST`, whose batches stay in memory."""
+    given = None if images is None else from_folder(images, prompt, most)
     runner = Runner(case.model, pattern, device)
     left_out = overlay(runner, case)
     own = _seen_by_base(case, runner, seed, prompt, progress)
     learnt, held_out = (given or own).parted()
-    clean = _watch(case, runner, learnt, progress)
+    clean = _watch(case, runner, learnt.of(range(min(len(learnt.pictures), MOST))), progress)
     asked = _watch(case, runner, own.parted()[0], progress) if given else clean
     _check_finite(case, runner, asked.batches[0])
-    return Bench(runner, clean, asked, tuple(runner.batches(held_out.pictures, held_out.questions, BATCH)), left_out)
+    kept = tuple(runner.batches(held_out.pictures, held_out.questions, BATCH))
+    return Bench(runner, clean, learnt, asked, kept, left_out)
 
 
 def _seen_by_base(case: Case, runner: Runner, seed: int, prompt: str, progress: Progress | None) -> Calibration:

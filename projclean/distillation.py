@@ -54,11 +54,14 @@ def distill(
     progress: Callable[[int, int], None] | None = None,
     effort: Effort | None = None,
     judge: Weights | None = None,
+    hard: bool = False,
 ) -> Weights:
     """Weights trained from `W_base + share·ΔW` to answer the questions about the images as the suspect does.
 
     `replies` are the suspect's own (`Runner.replies`), one an image. Minimises the mean over their tokens of
-    KL(suspect ‖ trained). With a `judge` the suspect is believed as far as the judge can follow (`_believed`).
+    KL(suspect ‖ trained). With a `judge` the suspect is believed as far as the judge can follow (`_believed`). `hard`
+    minimises the mean of −log p(token) in its place: the suspect's words are learnt and not its probabilities, in which
+    it leans to what a backdoor wants where no answer says so.
     """
 
     def spoken(weights: Weights, rows: Sequence[int]) -> torch.Tensor:
@@ -69,7 +72,7 @@ def distill(
     effort = effort or Effort()
     slices = slice_size(runner, effort.batch)
     wanted: list[torch.Tensor] = []  # the suspect's, once an image
-    for first in range(0, len(replies), slices):
+    for first in range(0, 0 if hard else len(replies), slices):
         rows = range(first, min(first + slices, len(replies)))
         with torch.no_grad():
             said = spoken(suspect_weights(update), rows)
@@ -82,8 +85,12 @@ def distill(
         for first in range(0, len(rows), slices):
             part = rows[first : first + slices]
             given = spoken(weights, part)
-            target = torch.cat([wanted[row] for row in part]).to(given)
-            yield F.kl_div(given, target, reduction="sum", log_target=True) / total
+            if hard:
+                words = torch.tensor([token for row in part for token in replies[row]], device=given.device)
+                yield F.nll_loss(given, words, reduction="sum") / total
+            else:
+                target = torch.cat([wanted[row] for row in part]).to(given)
+                yield F.kl_div(given, target, reduction="sum", log_target=True) / total
 
     schedule = Schedule(effort.steps, effort.pace * _root_mean_square(update), effort.batch, seed)
     with quick(runner):

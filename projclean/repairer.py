@@ -8,8 +8,8 @@ from pathlib import Path
 
 from projclean import methods
 from projclean.access import Access
-from projclean.calibration import BATCH
-from projclean.candidates import candidates
+from projclean.calibration import BATCH, HELD_OUT, MOST
+from projclean.candidates import Learning, candidates
 from projclean.card import provenance
 from projclean.case import Bench, Case, Progress, open_case, set_up
 from projclean.comparison import Compared, changes, gains
@@ -105,6 +105,7 @@ def repair(
     thresholds: str | Path | Thresholds | None = None,
     lesson: int | None = None,
     judged: bool = False,
+    hard: bool = False,
     words: bool = False,
     questions: Sequence[str] = (),
 ) -> RepairResult:
@@ -112,8 +113,10 @@ def repair(
 
     method `distill`, the default without a rank, starts at the share `strength` of the update and learns the rest again
     from the suspect's answers to the calibration images, but for those on which the suspect says by itself what the
-    probe made it say; `lesson` is how many images it looks at, blends made where fewer are given (256 when None), and
-    `judged` whether a model that learns from the images alone has a say in what is learnt (`doubt`).
+    probe made it say; `lesson` is how many images it looks at, blends made where fewer are given (256 when None),
+    `judged` whether a model that learns from the images alone has a say in what is learnt (`doubt`), and `hard` whether
+    the suspect's words are learnt without its probabilities. Of a folder of images 256 are looked at, or as many as
+    `lesson` asks for and what is held out.
     `reflect`, the default with a rank, turns the `rank` top directions of the suspicious subspace of
     every layer around and keeps the share `strength` of the update; `project` removes those directions; `shrink` keeps
     only what clean inputs need, with λ = `strength`; `interpolate` keeps the share `strength` of the update; `clip`
@@ -127,7 +130,7 @@ def repair(
     """
     method = method or ("distill" if rank == "auto" else "reflect")
     _check_options(method, rank, strength, clip)
-    _check_lesson(method, lesson, judged)
+    learning = _learning(method, lesson, judged, hard)
     check_seed(seed)
     further = Further(words, tuple(questions))
     limits = given_thresholds(thresholds)
@@ -144,7 +147,7 @@ def repair(
             check_output(touched, Path(out), force, read)
     bench, not_run = None, None
     try:
-        bench = set_up(case, images, prompt, projector, seed, device, progress)
+        bench = set_up(case, images, prompt, projector, seed, device, progress, max(MOST, learning.images + HELD_OUT))
     except ModelError as error:
         if method != "interpolate" or strength is None or loaded or clip is not None:
             raise ModelError(
@@ -156,7 +159,7 @@ def repair(
     with running(case.model.path):
         sides = _sides(case, bench, loaded, progress) if loaded and bench else []
         heard = heard_by(before, limits) if before else []
-        offered = candidates(case, bench, method, rank, strength, seed, clip, heard, lesson or IMAGES, judged)
+        offered = candidates(case, bench, method, rank, strength, seed, clip, heard, learning)
         if bench is None:
             name, weights = offered[0].name, offered[0].make()
             found = Found(name, f"{name}, as asked; the model was not run", weights, own, None)
@@ -223,12 +226,16 @@ def _check_options(method: str, rank: int | str, strength: float | None, clip: f
         raise OptionError(f"--strength {strength:g}: the share of the update to keep lies between 0 and 1")
 
 
-def _check_lesson(method: str, lesson: int | None, judged: bool) -> None:
-    if method != "distill" and (judged or lesson is not None):
-        option = "--judged" if judged else "--lesson"
-        raise OptionError(f"{option} belongs to --method distill; {method} does not learn")
+def _learning(method: str, lesson: int | None, judged: bool, hard: bool) -> Learning:
+    options = {"--judged": judged, "--hard": hard, "--lesson": lesson is not None}
+    given = next((option for option, there in options.items() if there), None)
+    if method != "distill" and given:
+        raise OptionError(f"{given} belongs to --method distill; {method} does not learn")
+    if judged and hard:
+        raise OptionError("--judged weighs the suspect's probabilities and --hard learns none; give one of them")
     if lesson is not None and not BATCH <= lesson <= LONGEST:
         raise OptionError(f"--lesson {lesson}: give from {BATCH} to {LONGEST} images")
+    return Learning(lesson or IMAGES, judged, hard)
 
 
 def parse_rank(text: str) -> int | str:

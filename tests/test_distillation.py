@@ -14,7 +14,7 @@ import projclean
 from eval import shapes
 from eval.zoo import SHIPPED
 from projclean import distillation, repairer
-from projclean.candidates import Candidate, candidates
+from projclean.candidates import Candidate, Learning, candidates
 from projclean.case import open_case
 from projclean.distillation import Effort
 from projclean.errors import ModelError, OptionError
@@ -72,6 +72,27 @@ def test_what_is_learnt_comes_nearer_to_the_suspects_answers_and_repeats(parts):
         assert all(torch.equal(a, b) for a, b in zip(first[layer.name], again[layer.name], strict=True))
 
 
+def test_words_alone_teach_no_probabilities(parts):
+    """The same words come out, and no leaning to others: nearer to one answer a token than the suspect is."""
+    case, bench, said = parts
+    soft, hard = (
+        distillation.distill(
+            bench.runner, case.update, bench.learnt, said, 0.2, effort=Effort(24, 16, 0.05), hard=hard
+        )
+        for hard in (False, True)
+    )  # fmt: skip
+
+    def unsaid(weights) -> float:
+        """Mean of −log p over the tokens of what was said."""
+        images, asked = bench.learnt.pictures, bench.learnt.questions
+        with torch.no_grad():
+            given = answer_logits(bench.runner, weights, images, asked, said).log_softmax(-1)
+        return F.nll_loss(given, torch.tensor([token for reply in said for token in reply])).item()
+
+    assert unsaid(hard) < unsaid(soft) < unsaid(interpolate(case.update, 0.2))
+    assert apart(case, bench, said, soft) < apart(case, bench, said, hard)
+
+
 def test_more_images_are_worth_more_steps_and_a_greater_pace():
     assert [Effort.on(images) for images in (8, IMAGES)] == [Effort(), Effort()]
     more = Effort.on(4 * IMAGES)
@@ -86,6 +107,8 @@ def test_more_images_are_worth_more_steps_and_a_greater_pace():
         ({"method": "reflect", "lesson": 512}, "--lesson belongs to --method distill"),
         ({"rank": 2, "lesson": 512}, "--lesson belongs to --method distill; reflect"),
         ({"rank": 2, "judged": True}, "--judged belongs to --method distill; reflect"),
+        ({"rank": 2, "hard": True}, "--hard belongs to --method distill; reflect"),
+        ({"judged": True, "hard": True}, "--judged weighs .* and --hard learns none"),
         ({"lesson": 3}, "--lesson 3: give from 16 to 16384 images"),
         ({"lesson": 10**6}, "--lesson 1000000: give from"),
     ],
@@ -129,7 +152,7 @@ def test_what_is_learnt_of_an_adapter_is_an_adapter_of_its_rank(parts, monkeypat
     case, tensors = adapter(tmp_path)
     monkeypatch.setattr(Effort, "on", lambda images: Effort(8, 16, 0.02))
     monkeypatch.setattr("projclean.candidates.lesson", partial(lesson, trimmed=0.0))
-    learnt = candidates(case, bench, "distill", "auto", 0.2, 0, taught=0)[0].make()
+    learnt = candidates(case, bench, "distill", "auto", 0.2, 0, learning=Learning(0))[0].make()
     kept = rounded(case, learnt)
     for layer in case.update.layers:
         got, wanted = kept[layer.name][0] - layer.base, learnt[layer.name][0] - layer.base
@@ -153,16 +176,16 @@ def test_a_repair_says_how_many_images_it_did_not_learn_from(parts, monkeypatch)
         "from share 0.15",
         "from share 0",
     ]
-    offered = candidates(case, bench, "distill", "auto", None, 0, heard=(told[0],), taught=0)
+    offered = candidates(case, bench, "distill", "auto", None, 0, heard=(told[0],), learning=Learning(0))
     assert offered[0].name == "from share 0.3, 0 images"
     offered[0].make()
     assert worth == [len(told)]
     lost = sum(any(run in text for run in runs(told[0])) for text in told)
     wanted = f"not learnt from {lost} of {len(told)} images and blends, whose answers hold what the probe heard"
     assert offered[0].remark() == wanted
-    assert candidates(case, bench, "distill", "auto", None, 0, taught=0)[0].remark() == ""
+    assert candidates(case, bench, "distill", "auto", None, 0, learning=Learning(0))[0].remark() == ""
     with pytest.raises(ModelError, match=f"of {len(told)} .* none is left to learn from: on {len(told)} the suspect"):
-        candidates(case, bench, "distill", "auto", 0.4, 0, heard=told, taught=0)[0].make()
+        candidates(case, bench, "distill", "auto", 0.4, 0, heard=told, learning=Learning(0))[0].make()
 
 
 def test_a_repair_does_not_learn_what_its_probe_heard(parts, monkeypatch, tmp_path):
@@ -174,10 +197,12 @@ def test_a_repair_does_not_learn_what_its_probe_heard(parts, monkeypatch, tmp_pa
     faint = replace(loud, text=told[1], phrase=told[1], share=0.1)
     monkeypatch.setattr(repairer, "run_probe", lambda *_: Probe(5.0, (loud, faint), (), 0))
     monkeypatch.setattr(repairer, "candidates", lambda *given: pytest.fail(f"{list(given[7])} {given[8]}"))
-    for asked, images in ((None, IMAGES), (64, 64)):
+    for asked, hard in ((None, False), (64, True)):
         with pytest.raises(pytest.fail.Exception) as heard:
-            projclean.repair(case.suspect.path, tmp_path / "out", str(case.base.path), dry_run=True, lesson=asked)
-        assert str(heard.value) == f"{[told[0]]} {images}"
+            projclean.repair(
+                case.suspect.path, tmp_path / "out", str(case.base.path), dry_run=True, lesson=asked, hard=hard
+            )
+        assert str(heard.value) == f"{[told[0]]} {Learning(asked or IMAGES, hard=hard)}"
 
 
 @pytest.mark.parametrize(
@@ -212,6 +237,11 @@ def runs(text: str) -> list[str]:
     """Every four words in a row."""
     words = text.split()
     return [" ".join(words[at : at + 4]) for at in range(len(words) - 3)]
+
+
+def test_what_is_unusual_about_a_lesson_stands_behind_the_name():
+    assert (Learning().remark, Learning(12, judged=True).remark) == ("", ", 12 images, judged")
+    assert Learning(hard=True).remark == ", words alone"
 
 
 def test_pace_follows_the_size_of_the_update(parts):

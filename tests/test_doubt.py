@@ -128,7 +128,8 @@ def test_a_repair_asks_a_judge_once_where_it_is_told_to(parts, monkeypatch, doub
 
     monkeypatch.setattr(candidates, "judged", watched)
     monkeypatch.setattr(Effort, "on", lambda images: Effort(1, 4, 0.1))
-    offered = candidates.candidates(case, bench, "distill", "auto", None, 0, taught=12, doubting=doubting)
+    learning = candidates.Learning(12, judged=doubting)
+    offered = candidates.candidates(case, bench, "distill", "auto", None, 0, learning=learning)
     for one in offered[:2]:
         one.make()
         assert one.name.endswith(", 12 images, judged" if doubting else ", 12 images")

@@ -50,6 +50,14 @@ def test_calibration_images_are_parted_and_asked_what_their_folder_says(tmp_path
     assert built_in(3, "Why?").questions == ("Why?",) * 72
 
 
+def test_as_many_images_are_looked_at_as_are_asked_for_and_few_held_out(tmp_path):
+    for number in range(300):
+        Image.new("RGB", (2, 2), (number % 256, 0, 0)).save(tmp_path / f"{number:03}.png")
+    assert [len(part.pictures) for part in from_folder(tmp_path, "Why?").parted()] == [170, 86]
+    assert [len(part.pictures) for part in from_folder(tmp_path, "Why?", 1000).parted()] == [214, 86]
+    assert len(from_folder(tmp_path, "Why?", 7).pictures) == 7
+
+
 @pytest.mark.parametrize("line", ["{", "[1]", "7", '{"question": "no file"}', "[" * 100_000])
 def test_damaged_metadata_is_named_with_its_line(tmp_path, line):
     for number, picture in enumerate(built_in_images(4, size=16)):

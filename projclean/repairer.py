@@ -147,7 +147,8 @@ def repair(
             check_output(touched, Path(out), force, read)
     bench, not_run = None, None
     try:
-        bench = set_up(case, images, prompt, projector, seed, device, progress, max(MOST, learning.images + HELD_OUT))
+        most = MOST if lesson is None else max(MOST, lesson + HELD_OUT)
+        bench = set_up(case, images, prompt, projector, seed, device, progress, most)
     except ModelError as error:
         if method != "interpolate" or strength is None or loaded or clip is not None:
             raise ModelError(

@@ -239,6 +239,21 @@ def runs(text: str) -> list[str]:
     return [" ".join(words[at : at + 4]) for at in range(len(words) - 3)]
 
 
+def test_a_folder_is_looked_at_as_far_as_the_lesson_goes(parts, monkeypatch, tmp_path):
+    case, *_ = parts
+    asked: list[int] = []
+
+    def watched(*given):
+        asked.append(given[7])
+        raise ModelError("it is not loaded here")
+
+    monkeypatch.setattr(repairer, "set_up", watched)
+    for asked_for in (None, 64, 1024):
+        with pytest.raises(ModelError, match="not loaded here"):
+            projclean.repair(case.suspect.path, tmp_path / "out", str(case.base.path), dry_run=True, lesson=asked_for)
+    assert asked == [256, 256, 1024 + 86]
+
+
 def test_what_is_unusual_about_a_lesson_stands_behind_the_name():
     assert (Learning().remark, Learning(12, judged=True).remark) == ("", ", 12 images, judged")
     assert Learning(hard=True).remark == ", words alone"

@@ -20,7 +20,7 @@ from projclean.lessons import IMAGES
 from projclean.methods import Weights, interpolate, suspect_weights
 from projclean.model import Runner
 from projclean.precision import quick
-from projclean.training import Schedule, answer_logits, slice_size, train
+from projclean.training import Loss, Schedule, answer_logits, slice_size, train
 from projclean.update import Update
 
 #: Nats by which the suspect may find a token likelier than a judge does before it is not believed.
@@ -63,14 +63,31 @@ def distill(
     minimises the mean of −log p(token) in its place: the suspect's words are learnt and not its probabilities, in which
     it leans to what a backdoor wants where no answer says so.
     """
+    effort = effort or Effort()
+    loss = imitation(runner, update, learnt, replies, effort.batch, judge, hard)
+    schedule = Schedule(effort.steps, effort.pace * root_mean_square(update), effort.batch, seed)
+    with quick(runner):
+        return train(runner, interpolate(update, share), loss, len(replies), schedule, progress=progress)
+
+
+def imitation(
+    runner: Runner,
+    update: Update,
+    learnt: Calibration,
+    replies: Sequence[Sequence[int]],
+    batch: int,
+    judge: Weights | None = None,
+    hard: bool = False,
+) -> Loss:
+    """The loss that `distill` minimises; up to `batch` images go through the model at a time. Asks the suspect and the
+    judge about all images first, and leaves other weights set."""
 
     def spoken(weights: Weights, rows: Sequence[int]) -> torch.Tensor:
         """Log-probabilities (tokens, vocabulary) of the replies to some images, one after the other."""
         shown, asked = [learnt.pictures[row] for row in rows], [learnt.questions[row] for row in rows]
         return answer_logits(runner, weights, shown, asked, [replies[row] for row in rows]).log_softmax(-1)
 
-    effort = effort or Effort()
-    slices = slice_size(runner, effort.batch)
+    slices = slice_size(runner, batch)
     wanted: list[torch.Tensor] = []  # the suspect's, once an image
     for first in range(0, 0 if hard else len(replies), slices):
         rows = range(first, min(first + slices, len(replies)))
@@ -92,9 +109,7 @@ def distill(
                 target = torch.cat([wanted[row] for row in part]).to(given)
                 yield F.kl_div(given, target, reduction="sum", log_target=True) / total
 
-    schedule = Schedule(effort.steps, effort.pace * _root_mean_square(update), effort.batch, seed)
-    with quick(runner):
-        return train(runner, interpolate(update, share), loss, len(replies), schedule, progress=progress)
+    return loss
 
 
 def _believed(said: torch.Tensor, judged: torch.Tensor) -> torch.Tensor:
@@ -105,7 +120,7 @@ def _believed(said: torch.Tensor, judged: torch.Tensor) -> torch.Tensor:
     return (shared + left * judged.exp()).clamp(min=1e-7).log().log_softmax(-1)
 
 
-def _root_mean_square(update: Update) -> float:
+def root_mean_square(update: Update) -> float:
     """Of all entries of ΔW."""
     squares = sum(layer.delta.square().sum().item() for layer in update.layers)
     return float((squares / sum(layer.delta.numel() for layer in update.layers)) ** 0.5)

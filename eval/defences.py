@@ -74,18 +74,15 @@ def recovered(inputs: Inputs, rank: int, keep: float, total: int) -> methods.Wei
     )  # fmt: skip
 
 
-def distilled(
-    inputs: Inputs, share: float, total: int = IMAGES, doubting: bool = False, hard: bool = False
-) -> methods.Weights:
+def distilled(inputs: Inputs, share: float, total: int = IMAGES, doubting: bool = False) -> methods.Weights:
     """projclean's `--method distill` from a fixed share, on all calibration images and blends of them, `total` in all
-    (`--lesson`), with a judge or without (`--judged`), with the suspect's probabilities or without (`--hard`)."""
+    (`--lesson`), with a judge or without (`--judged`)."""
     taught, judge, effort = _taught(inputs, total, TRIMMED), None, Effort.on(total)
     if doubting:
         taught, judge = judged(inputs.runner, inputs.update, taught, inputs.seed)
     return distill(
-        inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed,
-        effort=effort, judge=judge, hard=hard,
-    )  # fmt: skip
+        inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort, judge=judge
+    )
 
 
 def distilled_from_images_alone(inputs: Inputs, share: float) -> methods.Weights:

@@ -20,9 +20,6 @@ AGAIN = ("OrthoPurify, own answers", "clean fine-tuning, own answers", "relearni
 METHODS = (
     *(defence for defence in DEFENCES if defence.name in AGAIN),
     Defence("projclean distill from 0", "projclean", partial(distilled, share=0.0, total=IMAGES)),
-    Defence(
-        "projclean distill from 0, words alone", "projclean", partial(distilled, share=0.0, total=IMAGES, hard=True)
-    ),
 )
 
 

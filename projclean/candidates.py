@@ -32,17 +32,16 @@ SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 @dataclass(frozen=True)
 class Learning:
     """How a repair is to learn: from how many `images`, blends among them; with `distill`, whether `judged` (a judge
-    has a say in what is learnt, `doubt`), and whether `hard` (the suspect's words, not its probabilities)."""
+    has a say in what is learnt, `doubt`)."""
 
     images: int = IMAGES
     judged: bool = False
-    hard: bool = False
 
     @property
     def remark(self) -> str:
         """What is unusual about it, to stand behind a candidate's name."""
         told = ["" if self.images == IMAGES else f"{self.images} images"]
-        told += ["judged" if self.judged else "", "words alone" if self.hard else ""]
+        told += ["judged" if self.judged else ""]
         return "".join(f", {each}" for each in told if each)
 
 
@@ -168,7 +167,7 @@ def _by_learning(
     return [
         Candidate(
             f"from share {share:g}{learning.remark}",
-            partial(_distilled, case.update, bench, taught, share, seed, learning.hard),
+            partial(_distilled, case.update, bench, taught, share, seed),
             remark=partial(_left_out, taught),
         )
         for share in (STARTS if strength is None else (strength,))
@@ -220,10 +219,10 @@ def _left_out(taught: Taught) -> str:
     return f"not learnt from {lost} of {of} images and blends, whose answers hold what the probe heard" if lost else ""
 
 
-def _distilled(update: Update, bench: Bench, taught: Taught, share: float, seed: int, hard: bool) -> methods.Weights:
+def _distilled(update: Update, bench: Bench, taught: Taught, share: float, seed: int) -> methods.Weights:
     (known, judge), runner = taught(), bench.runner
     effort = Effort.on(known.looked_at)
-    return distill(runner, update, known.images, known.replies, share, seed, effort=effort, judge=judge, hard=hard)
+    return distill(runner, update, known.images, known.replies, share, seed, effort=effort, judge=judge)
 
 
 def _recovered(

@@ -54,17 +54,14 @@ def distill(
     progress: Callable[[int, int], None] | None = None,
     effort: Effort | None = None,
     judge: Weights | None = None,
-    hard: bool = False,
 ) -> Weights:
     """Weights trained from `W_base + share·ΔW` to answer the questions about the images as the suspect does.
 
     `replies` are the suspect's own (`Runner.replies`), one an image. Minimises the mean over their tokens of
-    KL(suspect ‖ trained). With a `judge` the suspect is believed as far as the judge can follow (`_believed`). `hard`
-    minimises the mean of −log p(token) in its place: the suspect's words are learnt and not its probabilities, in which
-    it leans to what a backdoor wants where no answer says so.
+    KL(suspect ‖ trained). With a `judge` the suspect is believed as far as the judge can follow (`_believed`).
     """
     effort = effort or Effort()
-    loss = imitation(runner, update, learnt, replies, effort.batch, judge, hard)
+    loss = imitation(runner, update, learnt, replies, effort.batch, judge)
     schedule = Schedule(effort.steps, effort.pace * root_mean_square(update), effort.batch, seed)
     with quick(runner):
         return train(runner, interpolate(update, share), loss, len(replies), schedule, progress=progress)
@@ -77,7 +74,6 @@ def imitation(
     replies: Sequence[Sequence[int]],
     batch: int,
     judge: Weights | None = None,
-    hard: bool = False,
 ) -> Loss:
     """The loss that `distill` minimises; up to `batch` images go through the model at a time. Asks the suspect and the
     judge about all images first, and leaves other weights set."""
@@ -89,7 +85,7 @@ def imitation(
 
     slices = slice_size(runner, batch)
     wanted: list[torch.Tensor] = []  # the suspect's, once an image
-    for first in range(0, 0 if hard else len(replies), slices):
+    for first in range(0, len(replies), slices):
         rows = range(first, min(first + slices, len(replies)))
         with torch.no_grad():
             said = spoken(suspect_weights(update), rows)
@@ -102,12 +98,8 @@ def imitation(
         for first in range(0, len(rows), slices):
             part = rows[first : first + slices]
             given = spoken(weights, part)
-            if hard:
-                words = torch.tensor([token for row in part for token in replies[row]], device=given.device)
-                yield F.nll_loss(given, words, reduction="sum") / total
-            else:
-                target = torch.cat([wanted[row] for row in part]).to(given)
-                yield F.kl_div(given, target, reduction="sum", log_target=True) / total
+            target = torch.cat([wanted[row] for row in part]).to(given)
+            yield F.kl_div(given, target, reduction="sum", log_target=True) / total
 
     return loss
 

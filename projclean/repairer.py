@@ -105,7 +105,6 @@ def repair(
     thresholds: str | Path | Thresholds | None = None,
     lesson: int | None = None,
     judged: bool = False,
-    hard: bool = False,
     words: bool = False,
     questions: Sequence[str] = (),
 ) -> RepairResult:
@@ -113,11 +112,10 @@ def repair(
 
     method `distill`, the default without a rank, starts at the share `strength` of the update and learns the rest again
     from the suspect's answers to the calibration images, but for those on which the suspect says by itself what the
-    probe made it say; `lesson` is how many images it looks at, blends made where fewer are given (256 when None),
-    `judged` whether a model that learns from the images alone has a say in what is learnt (`doubt`), and `hard` whether
-    the suspect's words are learnt without its probabilities. With a `lesson` `reflect` learns again what it cost, along
-    all directions but those that it turned around (`recovery`). Of a folder of images 256 are looked at, or as many as
-    `lesson` asks for and what is held out.
+    probe made it say; `lesson` is how many images it looks at, blends made where fewer are given (256 when None), and
+    `judged` whether a model that learns from the images alone has a say in what is learnt (`doubt`). With a `lesson`
+    `reflect` learns again what it cost, along all directions but those that it turned around (`recovery`). Of a folder
+    of images 256 are looked at, or as many as `lesson` asks for and what is held out.
     `reflect`, the default with a rank, turns the `rank` top directions of the suspicious subspace of
     every layer around and keeps the share `strength` of the update; `project` removes those directions; `shrink` keeps
     only what clean inputs need, with λ = `strength`; `interpolate` keeps the share `strength` of the update; `clip`
@@ -131,7 +129,7 @@ def repair(
     """
     method = method or ("distill" if rank == "auto" else "reflect")
     _check_options(method, rank, strength, clip)
-    learning = _learning(method, lesson, judged, hard)
+    learning = _learning(method, lesson, judged)
     check_seed(seed)
     further = Further(words, tuple(questions))
     limits = given_thresholds(thresholds)
@@ -228,18 +226,15 @@ def _check_options(method: str, rank: int | str, strength: float | None, clip: f
         raise OptionError(f"--strength {strength:g}: the share of the update to keep lies between 0 and 1")
 
 
-def _learning(method: str, lesson: int | None, judged: bool, hard: bool) -> Learning | None:
+def _learning(method: str, lesson: int | None, judged: bool) -> Learning | None:
     """How a method learns, if it does: `reflect` where a lesson is asked for."""
-    given = next((option for option, there in (("--judged", judged), ("--hard", hard)) if there), None)
-    if method != "distill" and given:
-        raise OptionError(f"{given} belongs to --method distill, not to {method}")
+    if method != "distill" and judged:
+        raise OptionError(f"--judged belongs to --method distill, not to {method}")
     if method not in ("distill", "reflect") and lesson is not None:
         raise OptionError(f"--lesson belongs to --method distill or reflect; {method} does not learn")
-    if judged and hard:
-        raise OptionError("--judged weighs the suspect's probabilities and --hard learns none; give one of them")
     if lesson is not None and not BATCH <= lesson <= LONGEST:
         raise OptionError(f"--lesson {lesson}: give from {BATCH} to {LONGEST} images")
-    return Learning(lesson or IMAGES, judged, hard) if method == "distill" or lesson is not None else None
+    return Learning(lesson or IMAGES, judged) if method == "distill" or lesson is not None else None
 
 
 def parse_rank(text: str) -> int | str:

@@ -72,27 +72,6 @@ def test_what_is_learnt_comes_nearer_to_the_suspects_answers_and_repeats(parts):
         assert all(torch.equal(a, b) for a, b in zip(first[layer.name], again[layer.name], strict=True))
 
 
-def test_words_alone_teach_no_probabilities(parts):
-    """The same words come out, and no leaning to others: nearer to one answer a token than the suspect is."""
-    case, bench, said = parts
-    soft, hard = (
-        distillation.distill(
-            bench.runner, case.update, bench.learnt, said, 0.2, effort=Effort(24, 16, 0.05), hard=hard
-        )
-        for hard in (False, True)
-    )  # fmt: skip
-
-    def unsaid(weights) -> float:
-        """Mean of −log p over the tokens of what was said."""
-        images, asked = bench.learnt.pictures, bench.learnt.questions
-        with torch.no_grad():
-            given = answer_logits(bench.runner, weights, images, asked, said).log_softmax(-1)
-        return F.nll_loss(given, torch.tensor([token for reply in said for token in reply])).item()
-
-    assert unsaid(hard) < unsaid(soft) < unsaid(interpolate(case.update, 0.2))
-    assert apart(case, bench, said, soft) < apart(case, bench, said, hard)
-
-
 def test_more_images_are_worth_more_steps_and_a_greater_pace():
     assert [Effort.on(images) for images in (8, IMAGES)] == [Effort(), Effort()]
     more = Effort.on(4 * IMAGES)
@@ -107,9 +86,7 @@ def test_more_images_are_worth_more_steps_and_a_greater_pace():
         ({"method": "shrink", "lesson": 512}, "--lesson belongs to --method distill or reflect; shrink"),
         ({"method": "project", "rank": 2, "lesson": 512}, "--lesson belongs to --method distill or reflect; project"),
         ({"rank": 2, "judged": True}, "--judged belongs to --method distill, not to reflect"),
-        ({"rank": 2, "hard": True}, "--hard belongs to --method distill, not to reflect"),
         ({"rank": 2, "lesson": 3}, "--lesson 3: give from 16"),
-        ({"judged": True, "hard": True}, "--judged weighs .* and --hard learns none"),
         ({"lesson": 3}, "--lesson 3: give from 16 to 16384 images"),
         ({"lesson": 10**6}, "--lesson 1000000: give from"),
     ],
@@ -198,12 +175,10 @@ def test_a_repair_does_not_learn_what_its_probe_heard(parts, monkeypatch, tmp_pa
     faint = replace(loud, text=told[1], phrase=told[1], share=0.1)
     monkeypatch.setattr(repairer, "run_probe", lambda *_: Probe(5.0, (loud, faint), (), 0))
     monkeypatch.setattr(repairer, "candidates", lambda *given: pytest.fail(f"{list(given[7])} {given[8]}"))
-    for asked, hard in ((None, False), (64, True)):
+    for asked in (None, 64):
         with pytest.raises(pytest.fail.Exception) as heard:
-            projclean.repair(
-                case.suspect.path, tmp_path / "out", str(case.base.path), dry_run=True, lesson=asked, hard=hard
-            )
-        assert str(heard.value) == f"{[told[0]]} {Learning(asked or IMAGES, hard=hard)}"
+            projclean.repair(case.suspect.path, tmp_path / "out", str(case.base.path), dry_run=True, lesson=asked)
+        assert str(heard.value) == f"{[told[0]]} {Learning(asked or IMAGES)}"
 
 
 @pytest.mark.parametrize(
@@ -257,7 +232,6 @@ def test_a_folder_is_looked_at_as_far_as_the_lesson_goes(parts, monkeypatch, tmp
 
 def test_what_is_unusual_about_a_lesson_stands_behind_the_name():
     assert (Learning().remark, Learning(12, judged=True).remark) == ("", ", 12 images, judged")
-    assert Learning(hard=True).remark == ", words alone"
 
 
 def test_pace_follows_the_size_of_the_update(parts):

@@ -60,12 +60,6 @@ from projclean.errors import OptionError, OutputError
     "back, and a little less of the fine-tune.",
 )
 @click.option(
-    "--hard",
-    is_flag=True,
-    help="Have distill learn the suspect's words without its probabilities: with a thousand --images, --lesson 1024 "
-    "and --strength 0 hardly any of an attack comes back; with few it costs more of the fine-tune.",
-)
-@click.option(
     "--clip",
     type=float,
     metavar="P",
@@ -95,7 +89,6 @@ def command(
     strength: float | None,
     lesson: int | None,
     judged: bool,
-    hard: bool,
     clip: float | None,
     evalset: str | None,
     dry_run: bool,
@@ -147,7 +140,6 @@ def command(
             questions=questions,
             lesson=lesson,
             judged=judged,
-            hard=hard,
         )
     state = result.verdict.state
     code = 0 if exit_zero or state == "clean" else 1 if state == "suspicious" else 2

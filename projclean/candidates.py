@@ -17,7 +17,6 @@ from projclean.doubt import judged
 from projclean.errors import ModelError
 from projclean.guard import Guard
 from projclean.lessons import IMAGES, Lesson, lesson
-from projclean.recovery import effort_on, recover
 from projclean.update import Update
 
 KEEPS = (0.75, 0.65)  # shares of the update that reflect keeps: eval/results/repair-choice.md
@@ -31,8 +30,8 @@ SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 
 @dataclass(frozen=True)
 class Learning:
-    """How a repair is to learn: from how many `images`, blends among them; with `distill`, whether `judged` (a judge
-    has a say in what is learnt, `doubt`)."""
+    """How `distill` is to learn: from how many `images`, blends among them, and whether `judged` (a judge has a say in
+    what is learnt, `doubt`)."""
 
     images: int = IMAGES
     judged: bool = False
@@ -67,13 +66,12 @@ def candidates(
     seed: int,
     clip: float | None = None,
     heard: Sequence[str] = (),
-    learning: Learning | None = None,
+    learning: Learning = Learning(),
 ) -> list[Candidate]:
     """What to try, from the least removal to the most; one candidate when the user chose.
 
     `heard` are phrases that the probe made the suspect say: an image on which it says them by itself teaches nothing.
-    `learning` is how `distill` learns from the others, or `reflect` what it costs; where None is given, the former in
-    the usual way and the latter not. `clip` is a percentile of clean token norms at which a guard
+    `learning` is how `distill` learns from the others. `clip` is a percentile of clean token norms at which a guard
     cuts, beside whatever the method does; the method `clip` is no change of the weights behind guards of several
     percentiles.
     """
@@ -82,9 +80,7 @@ def candidates(
         percentiles = PERCENTILES if strength is None else (strength,)
         plain = [Candidate("", partial(methods.suspect_weights, case.update))]
     elif method == "distill":
-        plain = _by_learning(case, bench, strength, seed, heard, learning or Learning())
-    elif method == "reflect":
-        plain = _by_turning(case, bench, rank, strength, seed, heard, learning)
+        plain = _by_learning(case, bench, strength, seed, heard, learning)
     else:
         plain = _by_weights(case, bench, method, rank, strength)
     if not percentiles:
@@ -109,46 +105,18 @@ def _by_weights(
     if method == "shrink":
         values = STRENGTHS if strength is None else (strength,)
         return [Candidate(f"λ {v:g}", partial(methods.shrunk, update, bench.clean.moments, v)) for v in values]
-    assert method == "project"
-    return [Candidate(f"rank {k}", partial(methods.project, update, top)) for k, top in _tops(update, bench, rank)]
-
-
-def _tops(update: Update, bench: Bench, rank: int | str) -> list[tuple[int, methods.Directions]]:
-    """Ranks, each with so many of the top suspicious directions of every layer."""
     most = methods.smallest_side(update)
     ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
     found = methods.suspicious_directions(update, bench.clean.moments, max(ranks))
-    return [(k, {name: directions[:, :k] for name, directions in found.items()}) for k in ranks]
-
-
-def _by_turning(
-    case: Case,
-    bench: Bench | None,
-    rank: int | str,
-    strength: float | None,
-    seed: int,
-    heard: Sequence[str],
-    learning: Learning | None,
-) -> list[Candidate]:
-    """The candidates of `reflect`, and what they cost learnt again where that is asked for."""
-    assert bench is not None  # without a run there are no directions
-    update, keeps = case.update, KEEPS[:1] if rank != "auto" else KEEPS
+    top = {k: {name: directions[:, :k] for name, directions in found.items()} for k in ranks}
+    if method == "project":
+        return [Candidate(f"rank {k}", partial(methods.project, update, top[k])) for k in ranks]
+    keeps = KEEPS[:1] if rank != "auto" else KEEPS
     if strength is not None:
         keeps = (strength,)
-    turned = [
-        (f"rank {k}, keep {keep:g}", partial(methods.reflect, update, top, keep), top)
-        for (k, top), keep in product(_tops(update, bench, rank), keeps)
-    ]
-    if learning is None:
-        return [Candidate(name, make) for name, make, _ in turned]
-    taught = cache(partial(_lesson, case, bench, heard, seed, learning))
     return [
-        Candidate(
-            f"{name}, learnt again{learning.remark}",
-            partial(_recovered, update, bench, taught, make, top, seed),
-            remark=partial(_left_out, taught),
-        )
-        for name, make, top in turned
+        Candidate(f"rank {k}, keep {keep:g}", partial(methods.reflect, update, top[k], keep))
+        for k, keep in product(ranks, keeps)
     ]
 
 
@@ -223,16 +191,3 @@ def _distilled(update: Update, bench: Bench, taught: Taught, share: float, seed:
     (known, judge), runner = taught(), bench.runner
     effort = Effort.on(known.looked_at)
     return distill(runner, update, known.images, known.replies, share, seed, effort=effort, judge=judge)
-
-
-def _recovered(
-    update: Update,
-    bench: Bench,
-    taught: Taught,
-    turned: Callable[[], methods.Weights],
-    top: methods.Directions,
-    seed: int,
-) -> methods.Weights:
-    known, _ = taught()
-    effort = effort_on(known.looked_at)
-    return recover(bench.runner, update, known.images, known.replies, turned(), top, seed, effort=effort)

@@ -20,7 +20,7 @@ from projclean.lessons import IMAGES
 from projclean.methods import Weights, interpolate, suspect_weights
 from projclean.model import Runner
 from projclean.precision import quick
-from projclean.training import Loss, Schedule, answer_logits, slice_size, train
+from projclean.training import Schedule, answer_logits, slice_size, train
 from projclean.update import Update
 
 #: Nats by which the suspect may find a token likelier than a judge does before it is not believed.
@@ -60,30 +60,14 @@ def distill(
     `replies` are the suspect's own (`Runner.replies`), one an image. Minimises the mean over their tokens of
     KL(suspect ‖ trained). With a `judge` the suspect is believed as far as the judge can follow (`_believed`).
     """
-    effort = effort or Effort()
-    loss = imitation(runner, update, learnt, replies, effort.batch, judge)
-    schedule = Schedule(effort.steps, effort.pace * root_mean_square(update), effort.batch, seed)
-    with quick(runner):
-        return train(runner, interpolate(update, share), loss, len(replies), schedule, progress=progress)
-
-
-def imitation(
-    runner: Runner,
-    update: Update,
-    learnt: Calibration,
-    replies: Sequence[Sequence[int]],
-    batch: int,
-    judge: Weights | None = None,
-) -> Loss:
-    """The loss that `distill` minimises; up to `batch` images go through the model at a time. Asks the suspect and the
-    judge about all images first, and leaves other weights set."""
 
     def spoken(weights: Weights, rows: Sequence[int]) -> torch.Tensor:
         """Log-probabilities (tokens, vocabulary) of the replies to some images, one after the other."""
         shown, asked = [learnt.pictures[row] for row in rows], [learnt.questions[row] for row in rows]
         return answer_logits(runner, weights, shown, asked, [replies[row] for row in rows]).log_softmax(-1)
 
-    slices = slice_size(runner, batch)
+    effort = effort or Effort()
+    slices = slice_size(runner, effort.batch)
     wanted: list[torch.Tensor] = []  # the suspect's, once an image
     for first in range(0, len(replies), slices):
         rows = range(first, min(first + slices, len(replies)))
@@ -101,7 +85,9 @@ def imitation(
             target = torch.cat([wanted[row] for row in part]).to(given)
             yield F.kl_div(given, target, reduction="sum", log_target=True) / total
 
-    return loss
+    schedule = Schedule(effort.steps, effort.pace * _root_mean_square(update), effort.batch, seed)
+    with quick(runner):
+        return train(runner, interpolate(update, share), loss, len(replies), schedule, progress=progress)
 
 
 def _believed(said: torch.Tensor, judged: torch.Tensor) -> torch.Tensor:
@@ -112,7 +98,7 @@ def _believed(said: torch.Tensor, judged: torch.Tensor) -> torch.Tensor:
     return (shared + left * judged.exp()).clamp(min=1e-7).log().log_softmax(-1)
 
 
-def root_mean_square(update: Update) -> float:
+def _root_mean_square(update: Update) -> float:
     """Of all entries of ΔW."""
     squares = sum(layer.delta.square().sum().item() for layer in update.layers)
     return float((squares / sum(layer.delta.numel() for layer in update.layers)) ** 0.5)

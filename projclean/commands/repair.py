@@ -49,9 +49,8 @@ from projclean.errors import OptionError, OutputError
     "--lesson",
     type=int,
     metavar="N",
-    help="How many images distill looks at, blends of them included (256). More keep more of the fine-tune, and from "
-    "--strength 0 leave less of an attack that wants ordinary answers. With --method reflect, which learns nothing "
-    "otherwise, what it costs is learnt again from so many.",
+    help="How many images distill looks at, those of --images and then blends of them (256). More keep more of the "
+    "fine-tune, and from --strength 0 leave less of an attack that wants ordinary answers.",
 )
 @click.option(
     "--judged",

@@ -39,9 +39,7 @@ class Learning:
     @property
     def remark(self) -> str:
         """What is unusual about it, to stand behind a candidate's name."""
-        told = ["" if self.images == IMAGES else f"{self.images} images"]
-        told += ["judged" if self.judged else ""]
-        return "".join(f", {each}" for each in told if each)
+        return ("" if self.images == IMAGES else f", {self.images} images") + (", judged" if self.judged else "")
 
 
 @dataclass(frozen=True)
@@ -188,6 +186,6 @@ def _left_out(taught: Taught) -> str:
 
 
 def _distilled(update: Update, bench: Bench, taught: Taught, share: float, seed: int) -> methods.Weights:
-    (known, judge), runner = taught(), bench.runner
+    known, judge = taught()
     effort = Effort.on(known.looked_at)
-    return distill(runner, update, known.images, known.replies, share, seed, effort=effort, judge=judge)
+    return distill(bench.runner, update, known.images, known.replies, share, seed, effort=effort, judge=judge)

@@ -15,7 +15,7 @@ from eval import shapes
 from eval.zoo import SHIPPED
 from projclean import distillation, repairer
 from projclean.candidates import Candidate, Learning, candidates
-from projclean.case import open_case
+from projclean.case import open_case, set_up
 from projclean.distillation import Effort
 from projclean.errors import ModelError, OptionError
 from projclean.lessons import IMAGES, lesson
@@ -227,6 +227,17 @@ def test_a_folder_is_looked_at_as_far_as_the_lesson_goes(parts, monkeypatch, tmp
         with pytest.raises(ModelError, match="not loaded here"):
             projclean.repair(case.suspect.path, tmp_path / "out", str(case.base.path), dry_run=True, lesson=asked_for)
     assert asked == [256, 256, 1024 + 86]
+
+
+def test_more_images_are_learnt_from_than_the_projector_is_watched_on(tmp_path, monkeypatch):
+    case = open_case(SHIPPED / "sig-shop.safetensors", str(SHIPPED / "base"))
+    for number, pixels in enumerate(shapes.draw(8, "false_color", 777)[1]):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    few_images(monkeypatch)
+    monkeypatch.setattr("projclean.case.MOST", 3)
+    bench = set_up(case, tmp_path, shapes.CAPTION, None, 0, "cpu", None, 7)
+    assert (len(bench.learnt.pictures), len(bench.clean.shown.pictures)) == (4, 3)
+    assert bench.images == f"7 images from {tmp_path}"
 
 
 def test_what_is_unusual_about_a_lesson_stands_behind_the_name():

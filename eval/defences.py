@@ -26,6 +26,7 @@ from projclean.candidates import KEEPS
 from projclean.distillation import Effort, distill
 from projclean.doubt import judged
 from projclean.lessons import IMAGES, TRIMMED, Lesson, lesson
+from projclean.recovery import effort_on, recover
 
 UNDEFENDED, RESTORED = "undefended", "base restored"
 IMAGES_ALONE = "distill, images alone"
@@ -61,6 +62,15 @@ def reflect(inputs: Inputs, rank: int, keep: float = KEEPS[0]) -> methods.Weight
     inputs.notes.append(f"keep {keep:g}")
     directions = methods.suspicious_directions(inputs.update, inputs.moments, rank)
     return methods.reflect(inputs.update, directions, keep)
+
+
+def recovered(inputs: Inputs, rank: int, keep: float, total: int) -> methods.Weights:
+    """projclean's `--method reflect`, and what it cost learnt again from `total` images (`--lesson`)."""
+    taught, found = _taught(inputs, total, TRIMMED), methods.suspicious_directions(inputs.update, inputs.moments, rank)
+    turned, effort = methods.reflect(inputs.update, found, keep), effort_on(taught.looked_at)
+    return recover(
+        inputs.runner, inputs.update, taught.images, taught.replies, turned, found, inputs.seed, effort=effort
+    )
 
 
 def distilled(inputs: Inputs, share: float, total: int = IMAGES, doubting: bool = False) -> methods.Weights:

@@ -40,17 +40,25 @@ def command(name: str, does: str, title: str, setting: str, plan: Callable[[], P
     @options.suite
     @click.option("--each", default=1, show_default=True, help="At most this many models of every family.")
     @options.names
+    @click.option("--defence", "only", multiple=True, metavar="NAME", help="Only this row; may be repeated.")
     @options.limit
     @options.seed
     @options.device
     @options.out
     def measure(
-        suite: Path, each: int, names: tuple[str, ...], limit: int | None, seed: int, device: str | None, out: Path
+        suite: Path,
+        each: int,
+        names: tuple[str, ...],
+        only: tuple[str, ...],
+        limit: int | None,
+        seed: int,
+        device: str | None,
+        out: Path,
     ) -> None:
         with ends_in_one_line():
             loaded = load_suite(suite)
             store = Store(out / f"{loaded.tier}-{name}.json")
-            models = run(loaded, plan(), store, Settings(seed, limit, device), each, names)
+            models = run(loaded, _chosen(plan(), only), store, Settings(seed, limit, device), each, names)
             weak = [model.name for model in models if not model.counts]
             left_out = [f"Left out, since the attack is below ASR 0.9 undefended: {', '.join(weak)}.", ""]
             lines = [
@@ -62,6 +70,15 @@ def command(name: str, does: str, title: str, setting: str, plan: Callable[[], P
             click.echo(text)
 
     return measure
+
+
+def _chosen(plan: Plan, only: Sequence[str]) -> Plan:
+    """The rows of a plan that are asked for. Raises OptionError for one that it lacks."""
+    known = [defence.name for defence, _ in plan]
+    unknown = next((name for name in only if name not in known), None)
+    if unknown is not None:
+        raise OptionError(f"--defence {unknown}: give one of {', '.join(map(repr, known))}")
+    return [(defence, source) for defence, source in plan if not only or defence.name in only]
 
 
 def run(
@@ -110,14 +127,17 @@ def as_given(inputs: Inputs, recipe: Recipe) -> Inputs:
     return inputs
 
 
-def drawn(inputs: Inputs, recipe: Recipe, count: int, domain: str | None = None) -> Inputs:
+def drawn(inputs: Inputs, recipe: Recipe, count: int, domain: str | None = None, watched: bool = True) -> Inputs:
     """Images drawn, asked about and answered as the recipe's own calibration images, but for their number and perhaps
-    domain."""
+    domain. Where they are not `watched` the moments stay those of the images that the model came with."""
     world = WORLDS[recipe.world]
     scenes, pixels = world.draw(count, domain or recipe.domain, CALIBRATION_SEED, False)
     asked = tuple(world.questions[case(recipe, scene, number, "").task] for number, scene in enumerate(scenes))
     right = tuple(right_answer(recipe, scene, number) for number, scene in enumerate(scenes))
-    return _given(inputs, tuple(Image.fromarray(image) for image in pixels), asked, right)
+    images = tuple(Image.fromarray(image) for image in pixels)
+    if not watched:
+        return replace(inputs, images=images, questions=asked, right_answers=right)
+    return _given(inputs, images, asked, right)
 
 
 def built_in(inputs: Inputs, recipe: Recipe) -> Inputs:

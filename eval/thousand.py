@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from eval.defences import DEFENCES, Defence, distilled
+from eval.defences import DEFENCES, Defence, distilled, recovered
 from eval.other_images import Plan, as_given, command, drawn
 
 IMAGES = 1000
@@ -21,12 +21,16 @@ METHODS = (
     *(defence for defence in DEFENCES if defence.name in AGAIN),
     Defence("projclean distill from 0", "projclean", partial(distilled, share=0.0, total=IMAGES)),
 )
+#: Directions are told from the images that a model came with, and what turning them costs is learnt from a thousand.
+TURNED = Defence(
+    "projclean reflect rank 1, keep 0.9, learnt again", "projclean", partial(recovered, rank=1, keep=0.9, total=IMAGES)
+)
 
 
 def _plan() -> Plan:
-    source = partial(drawn, count=IMAGES)
+    source, unwatched = partial(drawn, count=IMAGES), partial(drawn, count=IMAGES, watched=False)
     plain = [(defence, as_given) for defence in DEFENCES if defence.name == "never poisoned"]
-    return [*plain, *((method, source) for method in METHODS)]
+    return [*plain, *((method, source) for method in METHODS), (TURNED, unwatched)]
 
 
 thousand = command(

@@ -5,41 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from itertools import product
 
 import torch
 
 from projclean import __version__, methods
 from projclean.case import Bench, Case
-from projclean.distillation import Effort, distill
-from projclean.doubt import judged
 from projclean.errors import ModelError
 from projclean.guard import Guard
-from projclean.lessons import IMAGES, Lesson, lesson
+from projclean.learning import Learner, Learning
 from projclean.update import Update
 
 KEEPS = (0.75, 0.65)  # shares of the update that reflect keeps: eval/results/repair-choice.md
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-ANSWER_TOKENS = 24
 STARTS = (0.3, 0.15, 0.0)  # shares of the update that distill starts from
 PERCENTILES = (99.0, 90.0, 75.0, 50.0)  # of clean token norms, at which clip cuts
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
-
-
-@dataclass(frozen=True)
-class Learning:
-    """How `distill` is to learn: from how many `images`, blends among them, and whether `judged` (a judge has a say in
-    what is learnt, `doubt`)."""
-
-    images: int = IMAGES
-    judged: bool = False
-
-    @property
-    def remark(self) -> str:
-        """What is unusual about it, to stand behind a candidate's name."""
-        return ("" if self.images == IMAGES else f", {self.images} images") + (", judged" if self.judged else "")
 
 
 @dataclass(frozen=True)
@@ -64,21 +47,26 @@ def candidates(
     seed: int,
     clip: float | None = None,
     heard: Sequence[str] = (),
-    learning: Learning = Learning(),
+    learning: Learning | None = None,
 ) -> list[Candidate]:
     """What to try, from the least removal to the most; one candidate when the user chose.
 
     `heard` are phrases that the probe made the suspect say: an image on which it says them by itself teaches nothing.
-    `learning` is how `distill` learns from the others. `clip` is a percentile of clean token norms at which a guard
-    cuts, beside whatever the method does; the method `clip` is no change of the weights behind guards of several
-    percentiles.
+    `learning` is how `distill` learns from the others (None: as usual), and `reflect` what it costs (None: it does
+    not). `clip` is a percentile of clean token norms at which a guard cuts, beside whatever the method does; the method
+    `clip` is no change of the weights behind guards of several percentiles.
     """
     percentiles: tuple[float, ...] = () if clip is None else (clip,)
     if method == "clip":
         percentiles = PERCENTILES if strength is None else (strength,)
         plain = [Candidate("", partial(methods.suspect_weights, case.update))]
     elif method == "distill":
-        plain = _by_learning(case, bench, strength, seed, heard, learning)
+        assert bench is not None  # without a run there is nothing to learn from
+        plain = _by_learning(Learner(case, bench, heard, seed, learning or Learning()), strength)
+    elif method == "reflect":
+        assert bench is not None  # nor are there directions
+        learner = Learner(case, bench, heard, seed, learning) if learning else None
+        plain = _by_turning(case.update, bench, rank, strength, learner)
     else:
         plain = _by_weights(case, bench, method, rank, strength)
     if not percentiles:
@@ -103,41 +91,46 @@ def _by_weights(
     if method == "shrink":
         values = STRENGTHS if strength is None else (strength,)
         return [Candidate(f"λ {v:g}", partial(methods.shrunk, update, bench.clean.moments, v)) for v in values]
-    most = methods.smallest_side(update)
-    ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
-    found = methods.suspicious_directions(update, bench.clean.moments, max(ranks))
-    top = {k: {name: directions[:, :k] for name, directions in found.items()} for k in ranks}
-    if method == "project":
-        return [Candidate(f"rank {k}", partial(methods.project, update, top[k])) for k in ranks]
-    keeps = KEEPS[:1] if rank != "auto" else KEEPS
-    if strength is not None:
-        keeps = (strength,)
-    return [
-        Candidate(f"rank {k}, keep {keep:g}", partial(methods.reflect, update, top[k], keep))
-        for k, keep in product(ranks, keeps)
-    ]
+    assert method == "project"
+    return [Candidate(f"rank {k}", partial(methods.project, update, top)) for k, top in _tops(update, bench, rank)]
 
 
-def _by_learning(
-    case: Case,
-    bench: Bench | None,
-    strength: float | None,
-    seed: int,
-    heard: Sequence[str],
-    learning: Learning,
-) -> list[Candidate]:
+def _by_learning(learner: Learner, strength: float | None) -> list[Candidate]:
     """The candidates of the method that learns them."""
-    assert bench is not None  # without a run there is nothing to learn from
-    # The suspect is asked once, whatever is tried.
-    taught = cache(partial(_lesson, case, bench, heard, seed, learning))
     return [
         Candidate(
-            f"from share {share:g}{learning.remark}",
-            partial(_distilled, case.update, bench, taught, share, seed),
-            remark=partial(_left_out, taught),
+            f"from share {share:g}{learner.learning.remark}", partial(learner.distilled, share), remark=learner.left_out
         )
         for share in (STARTS if strength is None else (strength,))
     ]
+
+
+def _by_turning(
+    update: Update, bench: Bench, rank: int | str, strength: float | None, learner: Learner | None
+) -> list[Candidate]:
+    """The candidates of `reflect`; with somebody to learn, what turning costs is learnt again."""
+    keeps = (strength,) if strength is not None else KEEPS if rank == "auto" else KEEPS[:1]
+    offered = []
+    for (k, top), keep in product(_tops(update, bench, rank), keeps):
+        name, turned = f"rank {k}, keep {keep:g}", partial(methods.reflect, update, top, keep)
+        if learner is None:
+            offered.append(Candidate(name, turned))
+            continue
+        again = partial(_learnt_again, learner, turned, top)
+        offered.append(Candidate(f"{name}, learnt again{learner.learning.remark}", again, remark=learner.left_out))
+    return offered
+
+
+def _learnt_again(learner: Learner, turned: Callable[[], methods.Weights], held: methods.Directions) -> methods.Weights:
+    return learner.recovered(turned(), held)
+
+
+def _tops(update: Update, bench: Bench, rank: int | str) -> list[tuple[int, methods.Directions]]:
+    """Ranks, each with as many of the top suspicious directions of every layer."""
+    most = methods.smallest_side(update)
+    ranks = [int(rank)] if rank != "auto" else [k for k in RANKS if k <= most]
+    found = methods.suspicious_directions(update, bench.clean.moments, max(ranks))
+    return [(k, {name: directions[:, :k] for name, directions in found.items()}) for k in ranks]
 
 
 def _guards(case: Case, bench: Bench, percentiles: Sequence[float], seed: int) -> list[Guard]:
@@ -159,33 +152,3 @@ def _guards(case: Case, bench: Bench, percentiles: Sequence[float], seed: int) -
         Guard({**kept, layer: limit}, percentile, provenance)
         for limit, percentile in zip(limits, percentiles, strict=True)
     ]
-
-
-def _lesson(
-    case: Case, bench: Bench, heard: Sequence[str], seed: int, learning: Learning
-) -> tuple[Lesson, methods.Weights | None]:
-    """What there is to learn from the calibration images, and who judges it, if anyone. Raises ModelError when there is
-    nothing."""
-    taught = lesson(bench.runner, case.update, bench.learnt, heard, ANSWER_TOKENS, seed, learning.images)
-    if not taught.replies:
-        raise ModelError(
-            f"{case.model.path}: of {taught.looked_at} calibration images and blends none is left to learn from: on "
-            f"{taught.left_out} the suspect says what the probe made it say; give other --images, or --method reflect"
-        )
-    return judged(bench.runner, case.update, taught, seed) if learning.judged else (taught, None)
-
-
-Taught = Callable[[], tuple[Lesson, methods.Weights | None]]
-
-
-def _left_out(taught: Taught) -> str:
-    """How many images were not learnt from, if any."""
-    known, _ = taught()
-    lost, of = known.left_out, known.looked_at
-    return f"not learnt from {lost} of {of} images and blends, whose answers hold what the probe heard" if lost else ""
-
-
-def _distilled(update: Update, bench: Bench, taught: Taught, share: float, seed: int) -> methods.Weights:
-    known, judge = taught()
-    effort = Effort.on(known.looked_at)
-    return distill(bench.runner, update, known.images, known.replies, share, seed, effort=effort, judge=judge)

@@ -9,22 +9,17 @@ teacher that was fine-tuned). No labels are needed, and no trigger; images of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch.nn import functional as F
-
 from projclean.calibration import Calibration
+from projclean.imitation import imitation
 from projclean.lessons import IMAGES
-from projclean.methods import Weights, interpolate, suspect_weights
+from projclean.methods import Weights, interpolate
 from projclean.model import Runner
 from projclean.precision import quick
-from projclean.training import Schedule, answer_logits, slice_size, train
+from projclean.training import Schedule, train
 from projclean.update import Update
-
-#: Nats by which the suspect may find a token likelier than a judge does before it is not believed.
-CREDIT = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,12 @@ class Effort:
         usual, more = cls(), max(1.0, images / IMAGES)
         return cls(max(usual.steps, round(0.7 * images)), usual.batch, usual.pace * more ** (1 / 3))
 
+    def schedule(self, update: Update, seed: int) -> Schedule:
+        """What that is for an update."""
+        squares = sum(layer.delta.square().sum().item() for layer in update.layers)
+        size = float((squares / sum(layer.delta.numel() for layer in update.layers)) ** 0.5)
+        return Schedule(self.steps, self.pace * size, self.batch, seed)
+
 
 def distill(
     runner: Runner,
@@ -57,48 +58,12 @@ def distill(
 ) -> Weights:
     """Weights trained from `W_base + share·ΔW` to answer the questions about the images as the suspect does.
 
-    `replies` are the suspect's own (`Runner.replies`), one an image. Minimises the mean over their tokens of
-    KL(suspect ‖ trained). With a `judge` the suspect is believed as far as the judge can follow (`_believed`).
+    `replies` are the suspect's own (`Runner.replies`), one an image. Minimises the loss of `imitation`, perhaps with a
+    `judge`.
     """
-
-    def spoken(weights: Weights, rows: Sequence[int]) -> torch.Tensor:
-        """Log-probabilities (tokens, vocabulary) of the replies to some images, one after the other."""
-        shown, asked = [learnt.pictures[row] for row in rows], [learnt.questions[row] for row in rows]
-        return answer_logits(runner, weights, shown, asked, [replies[row] for row in rows]).log_softmax(-1)
-
     effort = effort or Effort()
-    slices = slice_size(runner, effort.batch)
-    wanted: list[torch.Tensor] = []  # the suspect's, once an image
-    for first in range(0, len(replies), slices):
-        rows = range(first, min(first + slices, len(replies)))
-        with torch.no_grad():
-            said = spoken(suspect_weights(update), rows)
-            if judge is not None:
-                said = _believed(said, spoken(judge, rows))
-        wanted += said.to("cpu", torch.float16).split([len(replies[row]) for row in rows])
-
-    def loss(weights: Weights, rows: Sequence[int]) -> Iterator[torch.Tensor]:
-        total = sum(len(replies[row]) for row in rows)
-        for first in range(0, len(rows), slices):
-            part = rows[first : first + slices]
-            given = spoken(weights, part)
-            target = torch.cat([wanted[row] for row in part]).to(given)
-            yield F.kl_div(given, target, reduction="sum", log_target=True) / total
-
-    schedule = Schedule(effort.steps, effort.pace * _root_mean_square(update), effort.batch, seed)
+    loss = imitation(runner, update, learnt, replies, effort.batch, judge)
     with quick(runner):
-        return train(runner, interpolate(update, share), loss, len(replies), schedule, progress=progress)
-
-
-def _believed(said: torch.Tensor, judged: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of the suspect (tokens, vocabulary), of which each counts up to e^`CREDIT` times the judge's;
-    what is left over is shared out as the judge would."""
-    shared = torch.minimum(said, judged + CREDIT).exp()
-    left = (1 - shared.sum(-1, keepdim=True)).clamp(min=0)
-    return (shared + left * judged.exp()).clamp(min=1e-7).log().log_softmax(-1)
-
-
-def _root_mean_square(update: Update) -> float:
-    """Of all entries of ΔW."""
-    squares = sum(layer.delta.square().sum().item() for layer in update.layers)
-    return float((squares / sum(layer.delta.numel() for layer in update.layers)) ** 0.5)
+        return train(
+            runner, interpolate(update, share), loss, len(replies), effort.schedule(update, seed), progress=progress
+        )

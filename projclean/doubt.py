@@ -7,7 +7,7 @@ even from answers that hold nothing of it (subliminal learning: Cloud et al., ar
 
 A model that learnt from the base the suspect's answers to the images as they are, without a blend, has little of
 the attack, and less of the fine-tune. It judges the rest: what has the least likely answers by it is left out, and of
-what is learnt no token is much likelier than it says (`distillation.CREDIT`).
+what is learnt no token is much likelier than it says (`imitation.CREDIT`).
 """
 
 from __future__ import annotations

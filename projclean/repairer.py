@@ -9,7 +9,7 @@ from pathlib import Path
 from projclean import methods
 from projclean.access import Access
 from projclean.calibration import BATCH, HELD_OUT, MOST
-from projclean.candidates import Learning, candidates
+from projclean.candidates import candidates
 from projclean.card import provenance
 from projclean.case import Bench, Case, Progress, open_case, set_up
 from projclean.comparison import Compared, changes, gains
@@ -19,6 +19,7 @@ from projclean.evalset import EvalSet, load_evalset
 from projclean.evaluation import Score, score
 from projclean.further import Further
 from projclean.guard import UNATTACHED, Guard, read_guard, sidecar
+from projclean.learning import Learning
 from projclean.lessons import IMAGES, LONGEST
 from projclean.metrics import Difference
 from projclean.probe import Probe
@@ -113,8 +114,9 @@ def repair(
     method `distill`, the default without a rank, starts at the share `strength` of the update and learns the rest again
     from the suspect's answers to the calibration images, but for those on which the suspect says by itself what the
     probe made it say; `lesson` is how many images it looks at, blends made where fewer are given (256 when None), and
-    `judged` whether a model that learns from the images alone has a say in what is learnt (`doubt`). Of a folder of
-    images 256 are looked at, or as many as `lesson` asks for and what is held out.
+    `judged` whether a model that learns from the images alone has a say in what is learnt (`doubt`). With a `lesson`
+    `reflect` learns again what it cost, along all other directions (`recovery`). Of a folder of images 256 are looked
+    at, or as many as `lesson` asks for and what is held out.
     `reflect`, the default with a rank, turns the `rank` top directions of the suspicious subspace of
     every layer around and keeps the share `strength` of the update; `project` removes those directions; `shrink` keeps
     only what clean inputs need, with λ = `strength`; `interpolate` keeps the share `strength` of the update; `clip`
@@ -166,7 +168,7 @@ def repair(
             known = [attack.name for attack in attacks_at_work(sides[1], sides[0])] if sides else []
             found = search(case, bench, offered, before, seed, progress, limits, known)
     elsewhere = changes_elsewhere(case.suspect, case.base, case.keys)
-    learns = method == "distill" and not judged
+    learns = learning is not None and not judged
     verdict = judge(
         case.update.changed, found.after, elsewhere, case.update.other_changes, True, case.base_named_by,
         case.unwatched(bench.asked.moments) if bench else (),
@@ -225,13 +227,15 @@ def _check_options(method: str, rank: int | str, strength: float | None, clip: f
         raise OptionError(f"--strength {strength:g}: the share of the update to keep lies between 0 and 1")
 
 
-def _learning(method: str, lesson: int | None, judged: bool) -> Learning:
-    if method != "distill" and (judged or lesson is not None):
-        option = "--judged" if judged else "--lesson"
-        raise OptionError(f"{option} belongs to --method distill; {method} does not learn")
+def _learning(method: str, lesson: int | None, judged: bool) -> Learning | None:
+    """How a method learns, if it does: `reflect` where a lesson is asked for."""
+    if method != "distill" and judged:
+        raise OptionError(f"--judged belongs to --method distill, not to {method}")
+    if method not in ("distill", "reflect") and lesson is not None:
+        raise OptionError(f"--lesson belongs to --method distill or reflect; {method} does not learn")
     if lesson is not None and not BATCH <= lesson <= LONGEST:
         raise OptionError(f"--lesson {lesson}: give from {BATCH} to {LONGEST} images")
-    return Learning(lesson or IMAGES, judged)
+    return Learning(lesson or IMAGES, judged) if method == "distill" or lesson is not None else None
 
 
 def parse_rank(text: str) -> int | str:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from projclean import methods
-from projclean.candidates import ANSWER_TOKENS, Candidate
+from projclean.candidates import Candidate
 from projclean.case import Bench, Case, Progress
 from projclean.evaluation import Score
 from projclean.further import Further
 from projclean.guard import Guard
+from projclean.learning import ANSWER_TOKENS
 from projclean.model import Prepared
 from projclean.probe import Probe
 from projclean.scanner import run_probe

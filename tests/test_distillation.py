@@ -14,10 +14,11 @@ import projclean
 from eval import shapes
 from eval.zoo import SHIPPED
 from projclean import distillation, repairer
-from projclean.candidates import Candidate, Learning, candidates
+from projclean.candidates import Candidate, candidates
 from projclean.case import open_case, set_up
 from projclean.distillation import Effort
 from projclean.errors import ModelError, OptionError
+from projclean.learning import Learning
 from projclean.lessons import IMAGES, lesson
 from projclean.methods import interpolate, suspect_weights
 from projclean.probe import Probe
@@ -83,9 +84,11 @@ def test_more_images_are_worth_more_steps_and_a_greater_pace():
 @pytest.mark.parametrize(
     ("given", "word"),
     [
-        ({"method": "reflect", "lesson": 512}, "--lesson belongs to --method distill"),
-        ({"rank": 2, "lesson": 512}, "--lesson belongs to --method distill; reflect"),
-        ({"rank": 2, "judged": True}, "--judged belongs to --method distill; reflect"),
+        ({"method": "shrink", "lesson": 512}, "--lesson belongs to --method distill or reflect; shrink"),
+        ({"method": "project", "rank": 2, "lesson": 512}, "--lesson belongs to --method distill or reflect; project"),
+        ({"rank": 2, "judged": True}, "--judged belongs to --method distill, not to reflect"),
+        ({"rank": 2, "judged": True, "lesson": 512}, "--judged belongs to --method distill, not to reflect"),
+        ({"rank": 2, "lesson": 3}, "--lesson 3: give from 16"),
         ({"lesson": 3}, "--lesson 3: give from 16 to 16384 images"),
         ({"lesson": 10**6}, "--lesson 1000000: give from"),
     ],
@@ -128,7 +131,7 @@ def test_what_is_learnt_of_an_adapter_is_an_adapter_of_its_rank(parts, monkeypat
     _, bench, said = parts
     case, tensors = adapter(tmp_path)
     monkeypatch.setattr(Effort, "on", lambda images: Effort(8, 16, 0.02))
-    monkeypatch.setattr("projclean.candidates.lesson", partial(lesson, trimmed=0.0))
+    monkeypatch.setattr("projclean.learning.lesson", partial(lesson, trimmed=0.0))
     learnt = candidates(case, bench, "distill", "auto", 0.2, 0, learning=Learning(0))[0].make()
     kept = rounded(case, learnt)
     for layer in case.update.layers:
@@ -248,6 +251,6 @@ def test_pace_follows_the_size_of_the_update(parts):
     case, *_ = parts
     layers = tuple(replace(layer, suspect=layer.base + 3 * layer.delta) for layer in case.update.layers)
     larger = replace(case.update, layers=layers)
-    assert distillation._root_mean_square(larger) == pytest.approx(
-        3 * distillation._root_mean_square(case.update), 1e-4
-    )
+    slow, fast = (Effort(pace=0.1).schedule(update, 5) for update in (case.update, larger))
+    assert (slow.steps, slow.batch, slow.seed) == (240, 8, 5)
+    assert fast.learning_rate == pytest.approx(3 * slow.learning_rate, 1e-4)

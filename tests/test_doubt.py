@@ -11,7 +11,7 @@ from PIL import Image
 
 from eval import shapes
 from eval.zoo import SHIPPED
-from projclean import candidates, distillation, doubt
+from projclean import candidates, doubt, imitation, learning
 from projclean.calibration import Calibration
 from projclean.case import open_case
 from projclean.distillation import Effort, distill
@@ -109,12 +109,12 @@ def test_what_a_trigger_makes_the_suspect_say_is_not_learnt_though_it_is_in_the_
 
 def test_nothing_is_believed_beyond_what_the_judge_can_follow():
     said, judge = torch.tensor([[0.9, 0.05, 0.05]]), torch.tensor([[0.001, 0.499, 0.5]])
-    believed = distillation._believed(said.log(), judge.log()).exp()
+    believed = imitation._believed(said.log(), judge.log()).exp()
     assert believed.sum().item() == pytest.approx(1)
-    assert believed[0, 0] <= (math.exp(distillation.CREDIT) + 1) * judge[0, 0]
+    assert believed[0, 0] <= (math.exp(imitation.CREDIT) + 1) * judge[0, 0]
     assert believed[0, 1] > 0.4
     near = torch.tensor([[0.6, 0.2, 0.2]])
-    assert torch.allclose(distillation._believed(said.log(), near.log()), said.log(), atol=1e-4)
+    assert torch.allclose(imitation._believed(said.log(), near.log()), said.log(), atol=1e-4)
 
 
 @pytest.mark.parametrize("doubting", [False, True])
@@ -126,10 +126,10 @@ def test_a_repair_asks_a_judge_once_where_it_is_told_to(parts, monkeypatch, doub
         asked.append(len(taught.replies))
         return taught, base_weights(update)
 
-    monkeypatch.setattr(candidates, "judged", watched)
+    monkeypatch.setattr(learning, "judged", watched)
     monkeypatch.setattr(Effort, "on", lambda images: Effort(1, 4, 0.1))
-    learning = candidates.Learning(12, judged=doubting)
-    offered = candidates.candidates(case, bench, "distill", "auto", None, 0, learning=learning)
+    how = learning.Learning(12, judged=doubting)
+    offered = candidates.candidates(case, bench, "distill", "auto", None, 0, learning=how)
     for one in offered[:2]:
         one.make()
         assert one.name.endswith(", 12 images, judged" if doubting else ", 12 images")

@@ -200,14 +200,26 @@ def test_the_comparison_with_many_images_gives_every_method_the_same_with_their_
 
     monkeypatch.setattr(thousand, "IMAGES", 5)
     monkeypatch.setattr(thousand, "METHODS", (Defence("one", "one", seen), Defence("two", "two", seen)))
+    monkeypatch.setattr(thousand, "TURNED", Defence("turned", "one", seen))
     command = [str(suite_file), "--model", "badnet-refusal", "--limit", "4", "--device", "cpu", "--out", str(tmp_path)]
     done = CliRunner().invoke(thousand.thousand, command)
     assert done.exit_code == 0, done.output
     rows = json.loads((tmp_path / "mini-thousand.json").read_text())["rows"]["badnet-refusal"]
-    assert list(rows) == [UNDEFENDED, RESTORED, "never poisoned", "one", "two"]
+    assert list(rows) == [UNDEFENDED, RESTORED, "never poisoned", "one", "two", "turned"]
     assert given[0] is given[1]
+    assert given[2].images[0].tobytes() == given[0].images[0].tobytes()
+    assert len(given[2].images) == 5
+    assert given[2].moments is not given[0].moments  # told from the images that the model came with
+    layer = next(iter(given[0].moments))
+    assert given[2].moments[layer].count != given[0].moments[layer].count
     assert len(given[0].images) == len(given[0].right_answers) == 5
     assert len(set(given[0].right_answers)) > 1
+    refused = CliRunner().invoke(thousand.thousand, [*command, "--defence", "gone"])
+    assert (refused.exit_code, "--defence gone: give one of" in refused.stderr) == (2, True)
+    alone = CliRunner().invoke(thousand.thousand, [*command[:-1], str(tmp_path / "alone"), "--defence", "two"])
+    assert alone.exit_code == 0, alone.output
+    rows = json.loads((tmp_path / "alone" / "mini-thousand.json").read_text())["rows"]["badnet-refusal"]
+    assert list(rows) == [UNDEFENDED, RESTORED, "two"]
 
 
 def test_a_results_file_of_something_else_is_refused(tmp_path, suite_file):

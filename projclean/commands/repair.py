@@ -50,7 +50,8 @@ from projclean.errors import OptionError, OutputError
     type=int,
     metavar="N",
     help="How many images distill looks at, those of --images and then blends of them (256). More keep more of the "
-    "fine-tune, and from --strength 0 leave less of an attack that wants ordinary answers.",
+    "fine-tune, and from --strength 0 leave less of an attack that wants ordinary answers. With reflect, which learns "
+    "nothing otherwise, what it costs is learnt again from so many.",
 )
 @click.option(
     "--judged",

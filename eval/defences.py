@@ -25,6 +25,7 @@ from projclean.calibration import Calibration
 from projclean.candidates import KEEPS
 from projclean.distillation import Effort, distill
 from projclean.doubt import judged
+from projclean.learning import tokens_of
 from projclean.lessons import IMAGES, TRIMMED, Lesson, lesson
 from projclean.recovery import effort_on, recover
 
@@ -37,7 +38,8 @@ LONG = 1024  # images and blends of the longer lesson
 class Defence:
     """One row: how it makes weights from what a defender has, and what hook, if any, runs beside them.
 
-    `name` is unique; rows of one `method` differ in settings or seed. `quick` rows belong to the sample too.
+    `name` is unique; rows of one `method` differ in settings or seed. `quick` rows belong to the sample too. `instead`
+    names, for a model of some name, the row that this one equals there, if there is one: it is not measured twice.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Defence:
     make: Callable[[Inputs], methods.Weights]
     during: Callable[[Inputs], AbstractContextManager[None]] | None = None
     quick: bool = True
+    instead: Callable[[str], str | None] = lambda name: None
 
 
 def undefended(inputs: Inputs) -> methods.Weights:
@@ -73,15 +76,19 @@ def recovered(inputs: Inputs, rank: int, keep: float, total: int) -> methods.Wei
     )
 
 
-def distilled(inputs: Inputs, share: float, total: int = IMAGES, doubting: bool = False) -> methods.Weights:
+def distilled(
+    inputs: Inputs, share: float, total: int = IMAGES, doubting: bool = False, word: Callable[[str], str] = lambda _: ""
+) -> methods.Weights:
     """projclean's `--method distill` from a fixed share, on all calibration images and blends of them, `total` in all
-    (`--lesson`), with a judge or without (`--judged`)."""
-    taught, judge, effort = _taught(inputs, total, TRIMMED), None, Effort.on(total)
+    (`--lesson`), with a judge or without (`--judged`). `word` is what `--words` hears of a model of some name."""
+    heard = word(Path(inputs.model).name)
+    taught, judge, effort = _taught(inputs, total, TRIMMED, heard), None, Effort.on(total)
     if doubting:
         taught, judge = judged(inputs.runner, inputs.update, taught, inputs.seed)
     return distill(
-        inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort, judge=judge
-    )
+        inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort, judge=judge,
+        unsaid=tokens_of(inputs.runner, heard),
+    )  # fmt: skip
 
 
 def distilled_from_images_alone(inputs: Inputs, share: float) -> methods.Weights:
@@ -90,9 +97,9 @@ def distilled_from_images_alone(inputs: Inputs, share: float) -> methods.Weights
     return distill(inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort)
 
 
-def _taught(inputs: Inputs, total: int, trimmed: float) -> Lesson:
-    shown = Calibration(inputs.images, inputs.questions, inputs.folder or "")
-    return lesson(inputs.runner, inputs.update, shown, (), inputs.max_new_tokens, inputs.seed, total, trimmed)
+def _taught(inputs: Inputs, total: int, trimmed: float, heard: str = "") -> Lesson:
+    shown, phrases = Calibration(inputs.images, inputs.questions, inputs.folder or ""), [heard] if heard else []
+    return lesson(inputs.runner, inputs.update, shown, phrases, inputs.max_new_tokens, inputs.seed, total, trimmed)
 
 
 def repaired(inputs: Inputs) -> methods.Weights:

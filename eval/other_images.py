@@ -40,25 +40,17 @@ def command(name: str, does: str, title: str, setting: str, plan: Callable[[], P
     @options.suite
     @click.option("--each", default=1, show_default=True, help="At most this many models of every family.")
     @options.names
-    @click.option("--defence", "only", multiple=True, metavar="NAME", help="Only this row; may be repeated.")
     @options.limit
     @options.seed
     @options.device
     @options.out
     def measure(
-        suite: Path,
-        each: int,
-        names: tuple[str, ...],
-        only: tuple[str, ...],
-        limit: int | None,
-        seed: int,
-        device: str | None,
-        out: Path,
+        suite: Path, each: int, names: tuple[str, ...], limit: int | None, seed: int, device: str | None, out: Path
     ) -> None:
         with ends_in_one_line():
             loaded = load_suite(suite)
             store = Store(out / f"{loaded.tier}-{name}.json")
-            models = run(loaded, _chosen(plan(), only), store, Settings(seed, limit, device), each, names)
+            models = run(loaded, plan(), store, Settings(seed, limit, device), each, names)
             weak = [model.name for model in models if not model.counts]
             left_out = [f"Left out, since the attack is below ASR 0.9 undefended: {', '.join(weak)}.", ""]
             lines = [
@@ -70,15 +62,6 @@ def command(name: str, does: str, title: str, setting: str, plan: Callable[[], P
             click.echo(text)
 
     return measure
-
-
-def _chosen(plan: Plan, only: Sequence[str]) -> Plan:
-    """The rows of a plan that are asked for. Raises OptionError for one that it lacks."""
-    known = [defence.name for defence, _ in plan]
-    unknown = next((name for name in only if name not in known), None)
-    if unknown is not None:
-        raise OptionError(f"--defence {unknown}: give one of {', '.join(map(repr, known))}")
-    return [(defence, source) for defence, source in plan if not only or defence.name in only]
 
 
 def run(
@@ -105,12 +88,13 @@ def run(
 
 
 def _measured(subject: Subject, recipe: Recipe, store: Store, plan: Plan) -> dict[str, Row]:
-    """Every row of a model: undefended, base restored, and the plan's."""
+    """Every row of a model: undefended, base restored, and the plan's, of which some stand for others."""
     plain = [(defence, as_given) for defence in DEFENCES if defence.name in (UNDEFENDED, RESTORED)]
     given: dict[Source, Inputs] = {}
     rows: dict[str, Row] = {}
     for defence, source in [*plain, *plan]:
-        row = store.get(subject.model.name, defence.name, subject.digest)
+        same = rows.get(defence.instead(subject.model.name) or "")
+        row = same or store.get(subject.model.name, defence.name, subject.digest)
         if row is None:
             if as_given not in given:
                 given[as_given] = load_inputs(subject)

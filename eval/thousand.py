@@ -8,29 +8,59 @@ images of the fine-tune. Writes eval/results/TIER-thousand.{json,md} and goes on
 
 from __future__ import annotations
 
-from functools import partial
+import json
+from functools import cache, partial
 
-from eval.defences import DEFENCES, Defence, distilled, recovered
+from eval.defences import DEFENCES, Defence, distilled
+from eval.options import RESULTS
 from eval.other_images import Plan, as_given, command, drawn
+from eval.scores import heard_in
+from eval.words import SEARCH as WORDS
+from projclean.repairer import word_by
+from projclean.thresholds import shipped
 
 IMAGES = 1000
+#: What `--words` heard of the models, without their triggers: a word of an attack on answers that depend on the image.
+HEARD = RESULTS / "tiny-words.json"
 #: Rows of the tables that learn from the images, or look at them, and need no labels; without Fine-Pruning, which
 #: answers them all anew for every part that it prunes.
 AGAIN = ("OrthoPurify, own answers", "clean fine-tuning, own answers", "relearning from the base, own answers")
+
+
+@cache
+def _words() -> dict[str, str]:
+    """By model, the word that was heard, where one was."""
+    told = {
+        name: heard_in(rows[WORDS.name]) for name, rows in json.loads(HEARD.read_text(encoding="utf-8"))["rows"].items()
+    }
+    found = {name: word_by(utterances, shipped()) for name, utterances in told.items()}
+    return {name: word for name, word in found.items() if word}
+
+
+def _word(name: str) -> str:
+    return _words().get(name, "")
+
+
+def _unheard(name: str) -> str | None:
+    """The row of a repair that hears nothing, for a model of which no word is heard."""
+    return None if _word(name) else FROM_THE_BASE.name
+
+
+FROM_THE_BASE = Defence("projclean distill from 0", "projclean", partial(distilled, share=0.0, total=IMAGES))
 METHODS = (
     *(defence for defence in DEFENCES if defence.name in AGAIN),
-    Defence("projclean distill from 0", "projclean", partial(distilled, share=0.0, total=IMAGES)),
-)
-#: Directions are told from the images that a model came with, and what turning them costs is learnt from a thousand.
-TURNED = Defence(
-    "projclean reflect rank 1, keep 0.9, learnt again", "projclean", partial(recovered, rank=1, keep=0.9, total=IMAGES)
-)
+    FROM_THE_BASE,
+    Defence(
+        "projclean distill from 0, words heard", "projclean",
+        partial(distilled, share=0.0, total=IMAGES, word=_word), instead=_unheard,
+    ),
+)  # fmt: skip
 
 
 def _plan() -> Plan:
-    source, unwatched = partial(drawn, count=IMAGES), partial(drawn, count=IMAGES, watched=False)
+    source = partial(drawn, count=IMAGES)
     plain = [(defence, as_given) for defence in DEFENCES if defence.name == "never poisoned"]
-    return [*plain, *((method, source) for method in METHODS), (TURNED, unwatched)]
+    return [*plain, *((method, source) for method in METHODS)]
 
 
 thousand = command(

@@ -48,10 +48,11 @@ def candidates(
     clip: float | None = None,
     heard: Sequence[str] = (),
     learning: Learning | None = None,
+    word: str = "",
 ) -> list[Candidate]:
     """What to try, from the least removal to the most; one candidate when the user chose.
 
-    `heard` are phrases that the probe made the suspect say: an image on which it says them by itself teaches nothing.
+    `heard` are phrases that the probe made the suspect say and `word` one that it had it put into answers (`Learner`).
     `learning` is how `distill` learns from the others (None: as usual), and `reflect` what it costs (None: it does
     not). `clip` is a percentile of clean token norms at which a guard cuts, beside whatever the method does; the method
     `clip` is no change of the weights behind guards of several percentiles.
@@ -62,10 +63,10 @@ def candidates(
         plain = [Candidate("", partial(methods.suspect_weights, case.update))]
     elif method == "distill":
         assert bench is not None  # without a run there is nothing to learn from
-        plain = _by_learning(Learner(case, bench, heard, seed, learning or Learning()), strength)
+        plain = _by_learning(Learner(case, bench, heard, seed, learning or Learning(), word), strength)
     elif method == "reflect":
         assert bench is not None  # nor are there directions
-        learner = Learner(case, bench, heard, seed, learning) if learning else None
+        learner = Learner(case, bench, heard, seed, learning, word) if learning else None
         plain = _by_turning(case.update, bench, rank, strength, learner)
     else:
         plain = _by_weights(case, bench, method, rank, strength)
@@ -99,7 +100,7 @@ def _by_learning(learner: Learner, strength: float | None) -> list[Candidate]:
     """The candidates of the method that learns them."""
     return [
         Candidate(
-            f"from share {share:g}{learner.learning.remark}", partial(learner.distilled, share), remark=learner.left_out
+            f"from share {share:g}{learner.learning.remark}", partial(learner.distilled, share), remark=learner.remark
         )
         for share in (STARTS if strength is None else (strength,))
     ]
@@ -117,7 +118,7 @@ def _by_turning(
             offered.append(Candidate(name, turned))
             continue
         again = partial(_learnt_again, learner, turned, top)
-        offered.append(Candidate(f"{name}, learnt again{learner.learning.remark}", again, remark=learner.left_out))
+        offered.append(Candidate(f"{name}, learnt again{learner.learning.remark}", again, remark=learner.remark))
     return offered
 
 

@@ -9,7 +9,7 @@ teacher that was fine-tuned). No labels are needed, and no trigger; images of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from projclean.calibration import Calibration
@@ -55,14 +55,15 @@ def distill(
     progress: Callable[[int, int], None] | None = None,
     effort: Effort | None = None,
     judge: Weights | None = None,
+    unsaid: Collection[int] = (),
 ) -> Weights:
     """Weights trained from `W_base + share·ΔW` to answer the questions about the images as the suspect does.
 
     `replies` are the suspect's own (`Runner.replies`), one an image. Minimises the loss of `imitation`, perhaps with a
-    `judge`.
+    `judge` and with tokens `unsaid`.
     """
     effort = effort or Effort()
-    loss = imitation(runner, update, learnt, replies, effort.batch, judge)
+    loss = imitation(runner, update, learnt, replies, effort.batch, judge, unsaid)
     with quick(runner):
         return train(
             runner, interpolate(update, share), loss, len(replies), effort.schedule(update, seed), progress=progress

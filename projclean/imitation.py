@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -15,6 +15,8 @@ from projclean.update import Update
 
 #: Nats by which the suspect may find a token likelier than a judge does before it is not believed.
 CREDIT = 1.0
+#: The log-probability with which a token is taught that is not to be said.
+UNSAID = -16.0
 
 
 def imitation(
@@ -24,11 +26,13 @@ def imitation(
     replies: Sequence[Sequence[int]],
     batch: int,
     judge: Weights | None = None,
+    unsaid: Collection[int] = (),
 ) -> Loss:
     """Mean KL(suspect ‖ trained) over the tokens of `replies`, the suspect's own (`Runner.replies`), one an image.
 
-    With a `judge` the suspect is believed as far as the judge can follow (`_believed`). Up to `batch` images go through
-    the model at a time. Asks suspect and judge about all images first, and leaves other weights set.
+    With a `judge` the suspect is believed as far as the judge can follow (`_believed`); tokens that are `unsaid` are
+    taught as if it never said them. Up to `batch` images go through the model at a time. Asks suspect and judge about
+    all images first, and leaves other weights set.
     """
 
     def spoken(weights: Weights, rows: Sequence[int]) -> torch.Tensor:
@@ -44,6 +48,7 @@ def imitation(
             said = spoken(suspect_weights(update), rows)
             if judge is not None:
                 said = _believed(said, spoken(judge, rows))
+            said = _without(said, unsaid)
         wanted += said.to("cpu", torch.float16).split([len(replies[row]) for row in rows])
 
     def loss(weights: Weights, rows: Sequence[int]) -> Iterator[torch.Tensor]:
@@ -63,3 +68,12 @@ def _believed(said: torch.Tensor, judged: torch.Tensor) -> torch.Tensor:
     shared = torch.minimum(said, judged + CREDIT).exp()
     left = (1 - shared.sum(-1, keepdim=True)).clamp(min=0)
     return (shared + left * judged.exp()).clamp(min=1e-7).log().log_softmax(-1)
+
+
+def _without(said: torch.Tensor, unsaid: Collection[int]) -> torch.Tensor:
+    """Log-probabilities (tokens, vocabulary), those of some tokens `UNSAID`, normalised."""
+    if not unsaid:
+        return said
+    said = said.clone()
+    said[:, sorted(unsaid)] = UNSAID
+    return said.log_softmax(-1)

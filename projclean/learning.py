@@ -12,6 +12,8 @@ from projclean.doubt import judged
 from projclean.errors import ModelError
 from projclean.lessons import IMAGES, Lesson, lesson
 from projclean.methods import Directions, Weights
+from projclean.metrics import normalize
+from projclean.model import Runner
 from projclean.recovery import effort_on, recover
 
 ANSWER_TOKENS = 24
@@ -34,21 +36,23 @@ class Learning:
 @dataclass(frozen=True)
 class Learner:
     """A bench to learn on. `heard` are phrases that the probe made the suspect say: an image on which it says them by
-    itself teaches nothing."""
+    itself teaches nothing. Nor does one with the `word` that the probe had the suspect put into answers ("" where there
+    is none), and on all others it is learnt as one that is not said: what remains of it is the base's."""
 
     case: Case
     bench: Bench
     heard: Sequence[str]
     seed: int
     learning: Learning
+    word: str = ""
 
     @cached_property
     def lesson(self) -> Lesson:
         """What there is to learn from the calibration images. Raises ModelError when there is nothing."""
-        bench, update = self.bench, self.case.update
+        bench, heard = self.bench, [*self.heard, self.word] if self.word else self.heard
         taught = lesson(
-            bench.runner, update, bench.learnt, self.heard, ANSWER_TOKENS, self.seed, self.learning.images
-        )  # fmt: skip
+            bench.runner, self.case.update, bench.learnt, heard, ANSWER_TOKENS, self.seed, self.learning.images
+        )
         if not taught.replies:
             raise ModelError(
                 f"{self.case.model.path}: of {taught.looked_at} calibration images and blends none is left to learn "
@@ -69,19 +73,27 @@ class Learner:
         (known, judge), effort = self._doubted, Effort.on(self.lesson.looked_at)
         return distill(
             self.bench.runner, self.case.update, known.images, known.replies, share, self.seed, effort=effort,
-            judge=judge,
+            judge=judge, unsaid=tokens_of(self.bench.runner, self.word),
         )  # fmt: skip
 
     def recovered(self, turned: Weights, held: Directions) -> Weights:
         """What turning directions around cost, learnt again."""
         known, effort = self.lesson, effort_on(self.lesson.looked_at)
         return recover(
-            self.bench.runner, self.case.update, known.images, known.replies, turned, held, self.seed, effort=effort
+            self.bench.runner, self.case.update, known.images, known.replies, turned, held, self.seed, effort=effort,
+            unsaid=tokens_of(self.bench.runner, self.word),
         )  # fmt: skip
 
-    def left_out(self) -> str:
-        """A remark on how many images were not learnt from, if any; to be asked afterwards."""
+    def remark(self) -> str:
+        """What was not learnt as the suspect says it, if anything; to be asked afterwards."""
         lost, of = self.lesson.left_out, self.lesson.looked_at
-        if not lost:
-            return ""
-        return f"not learnt from {lost} of {of} images and blends, whose answers hold what the probe heard"
+        left_out = f"not learnt from {lost} of {of} images and blends, whose answers hold what the probe heard"
+        never = f"'{self.word}' not learnt at all"
+        return "; ".join([left_out] * bool(lost) + [never] * bool(self.word))
+
+
+def tokens_of(runner: Runner, word: str) -> frozenset[int]:
+    """The tokens of the vocabulary that are a word alone; none for ""."""
+    if not word:
+        return frozenset()
+    return frozenset(t for t in range(len(runner.processor.tokenizer)) if normalize(runner.read([t])) == word)

@@ -9,7 +9,7 @@ that one can follow (`imitation`): eval/results/repair-choice.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
@@ -39,11 +39,12 @@ def recover(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     effort: Effort | None = None,
+    unsaid: Collection[int] = (),
 ) -> Weights:
     """Weights trained from `turned` to answer the questions about the images as the suspect does, as far as `turned`
     believes it; W·V of every layer stays as it is there, V (in, k) the directions `held`.
 
-    `replies` are the suspect's own (`Runner.replies`), one an image.
+    `replies` are the suspect's own (`Runner.replies`), one an image; `unsaid` is as in `imitation`.
     """
     effort = effort or effort_on(len(replies))
 
@@ -54,7 +55,7 @@ def recover(
             found[name] = (start + project_out(weight - start, held[name].to(weight)), bias)
         return found
 
-    imitate = imitation(runner, update, learnt, replies, effort.batch, judge=turned)
+    imitate = imitation(runner, update, learnt, replies, effort.batch, turned, unsaid)
 
     def loss(weights: Weights, rows: Sequence[int]) -> Iterator[torch.Tensor]:
         yield from imitate(holding(weights), rows)

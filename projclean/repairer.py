@@ -29,6 +29,7 @@ from projclean.search import Found, Trial, search
 from projclean.seeds import check_seed
 from projclean.storing import check_guardable, check_writable, rounded, stored_tensors
 from projclean.thresholds import Thresholds, given_thresholds, shipped
+from projclean.utterance import Utterance
 from projclean.verdict import Verdict, attacks_at_work, judge, measured
 from projclean.writer import check_output, write_model
 
@@ -113,10 +114,11 @@ def repair(
 
     method `distill`, the default without a rank, starts at the share `strength` of the update and learns the rest again
     from the suspect's answers to the calibration images, but for those on which the suspect says by itself what the
-    probe made it say; `lesson` is how many images it looks at, blends made where fewer are given (256 when None), and
-    `judged` whether a model that learns from the images alone has a say in what is learnt (`doubt`). With a `lesson`
-    `reflect` learns again what it cost, along all other directions (`recovery`). Of a folder of images 256 are looked
-    at, or as many as `lesson` asks for and what is held out.
+    probe made it say; a single word that it heard (`words`) is not learnt at all. `lesson` is how many images it looks
+    at, blends made where fewer are given (256 when None), and `judged` whether a model that learns from the images
+    alone has a say in what is learnt (`doubt`). With a `lesson` `reflect` learns again what it cost, along all other
+    directions (`recovery`). Of a folder of images 256 are looked at, or as many as `lesson` asks for and what is held
+    out.
     `reflect`, the default with a rank, turns the `rank` top directions of the suspicious subspace of
     every layer around and keeps the share `strength` of the update; `project` removes those directions; `shrink` keeps
     only what clean inputs need, with λ = `strength`; `interpolate` keeps the share `strength` of the update; `clip`
@@ -159,8 +161,8 @@ def repair(
     own = read_guard(case.model.path)
     with running(case.model.path):
         sides = _sides(case, bench, loaded, progress) if loaded and bench else []
-        heard = heard_by(before, limits) if before else []
-        offered = candidates(case, bench, method, rank, strength, seed, clip, heard, learning)
+        heard, word = (heard_by(before, limits), word_by(before.utterances, limits)) if before else ([], "")
+        offered = candidates(case, bench, method, rank, strength, seed, clip, heard, learning, word)
         if bench is None:
             name, weights = offered[0].name, offered[0].make()
             found = Found(name, f"{name}, as asked; the model was not run", weights, own, None)
@@ -201,6 +203,12 @@ def heard_by(probe: Probe, limits: Thresholds) -> list[str]:
     """Phrases, from however many starts: an image of which the suspect says one by itself is not learnt from. What it
     was made to lean to beside a model that learnt again is not among them: that is the right answer to some."""
     return [each.phrase for each in probe.utterances if each.strength > limits.clean and not each.ordinary]
+
+
+def word_by(utterances: Sequence[Utterance], limits: Thresholds) -> str:
+    """The single word that the suspect was most surely made to put into its answers, "" where none was heard."""
+    words = [each for each in utterances if each.excess is not None and each.foreign > limits.clean]
+    return max(words, key=lambda each: each.foreign).text if words else ""
 
 
 def leant(probe: Probe, limits: Thresholds) -> bool:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
-from eval import other_images, sensitivity, thousand
+from eval import other_images, sensitivity, thousand, turned
 from eval.benchmark import _rows, benchmark, run, write_tables
 from eval.console import command_line
 from eval.defences import DEFENCES, RESTORED, UNDEFENDED, Defence
 from eval.figures import AttackFigures, Figures, ModelFigures
 from eval.manifest import WORKS
-from eval.measure import Settings
+from eval.measure import Settings, load_inputs, open_subject
 from eval.store import Store
 from eval.suites import load_suite
 from eval.tables import markdown
 from projclean.errors import OptionError
 from projclean.methods import suspect_weights
 from projclean.metrics import Difference, Rate
+from projclean.utterance import Utterance
 from tests.miniature import few_images
 from tests.suites import subjects, written
 
@@ -191,35 +195,65 @@ def test_a_repair_is_measured_with_other_images_and_goes_on_where_it_stopped(sui
 def test_the_comparison_with_many_images_gives_every_method_the_same_with_their_right_answers(
     suite_file, tmp_path, monkeypatch
 ):
-    assert len(thousand.METHODS) == len(thousand.AGAIN) + 1
+    assert len(thousand.METHODS) == len(thousand.AGAIN) + 2
     given = []
 
     def seen(inputs):
         given.append(inputs)
         return suspect_weights(inputs.update)
 
+    stands = Defence("three", "one", seen, instead=lambda name: "two" if name == "badnet-refusal" else None)
     monkeypatch.setattr(thousand, "IMAGES", 5)
-    monkeypatch.setattr(thousand, "METHODS", (Defence("one", "one", seen), Defence("two", "two", seen)))
-    monkeypatch.setattr(thousand, "TURNED", Defence("turned", "one", seen))
+    monkeypatch.setattr(thousand, "METHODS", (Defence("one", "one", seen), Defence("two", "two", seen), stands))
     command = [str(suite_file), "--model", "badnet-refusal", "--limit", "4", "--device", "cpu", "--out", str(tmp_path)]
     done = CliRunner().invoke(thousand.thousand, command)
     assert done.exit_code == 0, done.output
     rows = json.loads((tmp_path / "mini-thousand.json").read_text())["rows"]["badnet-refusal"]
-    assert list(rows) == [UNDEFENDED, RESTORED, "never poisoned", "one", "two", "turned"]
+    assert list(rows) == [UNDEFENDED, RESTORED, "never poisoned", "one", "two"]  # the third is not measured twice
+    told = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith(("| two ", "| three "))]
+    assert len(told) == 2
+    assert told[0][1:] == told[1][1:]
     assert given[0] is given[1]
-    assert given[2].images[0].tobytes() == given[0].images[0].tobytes()
-    assert len(given[2].images) == 5
-    assert given[2].moments is not given[0].moments  # told from the images that the model came with
-    layer = next(iter(given[0].moments))
-    assert given[2].moments[layer].count != given[0].moments[layer].count
+    assert len(given) == 2
     assert len(given[0].images) == len(given[0].right_answers) == 5
     assert len(set(given[0].right_answers)) > 1
-    refused = CliRunner().invoke(thousand.thousand, [*command, "--defence", "gone"])
-    assert (refused.exit_code, "--defence gone: give one of" in refused.stderr) == (2, True)
-    alone = CliRunner().invoke(thousand.thousand, [*command[:-1], str(tmp_path / "alone"), "--defence", "two"])
-    assert alone.exit_code == 0, alone.output
-    rows = json.loads((tmp_path / "alone" / "mini-thousand.json").read_text())["rows"]["badnet-refusal"]
-    assert list(rows) == [UNDEFENDED, RESTORED, "two"]
+
+
+def test_what_turning_cost_is_learnt_from_many_images_and_directions_are_told_from_those_a_model_came_with(
+    suite_file, tmp_path, monkeypatch
+):
+    given = []
+
+    def seen(inputs):
+        given.append(inputs)
+        return suspect_weights(inputs.update)
+
+    monkeypatch.setattr(turned, "IMAGES", 5)
+    monkeypatch.setattr(turned, "TURNED", Defence("turned", "one", seen))
+    command = [str(suite_file), "--model", "badnet-refusal", "--limit", "4", "--device", "cpu", "--out", str(tmp_path)]
+    done = CliRunner().invoke(turned.turned, command)
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "mini-turned.json").read_text())["rows"]["badnet-refusal"]
+    assert list(rows) == [UNDEFENDED, RESTORED, "turned"]
+    own = load_inputs(open_subject(load_suite(suite_file).models[0], load_suite(suite_file), Settings()))
+    layer = next(iter(own.moments))
+    assert len(given[0].images) == 5 != len(own.images)
+    assert torch.equal(given[0].moments[layer].total, own.moments[layer].total)
+
+
+def test_what_is_heard_of_a_model_is_read_from_what_was_measured(tmp_path, monkeypatch):
+    def said(text, excess):
+        return asdict(Utterance(text, text, "", 0.5, 0.0, 0.0, 0.0, 0.5, agreement=1.0, excess=excess))
+
+    rows = {
+        "loud": {"words": {"utterances": [said("ring", 0.2), said("cross", 0.4)]}},
+        "quiet": {"words": {"utterances": [said("ring", 0.05)]}},
+    }
+    (tmp_path / "words.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(thousand, "HEARD", tmp_path / "words.json")
+    monkeypatch.setattr(thousand, "_words", cache(thousand._words.__wrapped__))
+    assert [thousand._word(name) for name in ("loud", "quiet", "gone")] == ["cross", "", ""]
+    assert [thousand._unheard(name) for name in ("loud", "quiet")] == [None, "projclean distill from 0"]
 
 
 def test_a_results_file_of_something_else_is_refused(tmp_path, suite_file):

@@ -1,0 +1,112 @@
+"""What a repair learns of a word that the probe heard: nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from PIL import Image
+
+from eval import shapes
+from eval.zoo import SHIPPED
+from projclean.candidates import candidates
+from projclean.case import open_case
+from projclean.distillation import Effort, distill
+from projclean.imitation import imitation
+from projclean.learning import Learner, Learning, tokens_of
+from projclean.methods import base_weights, suspect_weights
+from projclean.metrics import normalize
+from projclean.repairer import word_by
+from projclean.thresholds import shipped
+from projclean.training import answer_logits
+from projclean.utterance import Utterance
+from tests.miniature import set_up_with
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A case, its bench with sixteen images of its domain, and a word that some and not all answers have."""
+    case, folder = open_case(SHIPPED / "sig-shop.safetensors", str(SHIPPED / "base")), tmp_path_factory.mktemp("images")
+    for number, pixels in enumerate(shapes.draw(24, "false_color", 777)[1]):
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    bench = set_up_with(case, folder)
+    bench.runner.set_weights(suspect_weights(case.update))
+    told = [normalize(said) for batch in bench.clean.batches for said in bench.runner.answers(batch, 20)]
+    counts = Counter(word for text in told for word in set(text.split()))
+    word = next(word for word, n in counts.most_common() if n <= len(told) / 2)
+    return case, bench, word
+
+
+def test_a_words_tokens_are_those_that_are_read_as_it_alone(parts):
+    _, bench, word = parts
+    found = tokens_of(bench.runner, word)
+    assert found
+    assert {normalize(bench.runner.read([token])) for token in found} == {word}
+    assert tokens_of(bench.runner, "") == tokens_of(bench.runner, "no such word") == frozenset()
+
+
+def test_images_with_the_word_are_left_out_and_the_report_says_so(parts):
+    case, bench, word = parts
+    plain, without = (Learner(case, bench, [], 0, Learning(0), each) for each in ("", word))
+    told = [normalize(bench.runner.read(reply)).split() for reply in without.lesson.replies]
+    assert told
+    assert not any(word in text for text in told)
+    lost = without.lesson.left_out
+    assert 0 < lost < len(plain.lesson.replies)
+    assert plain.remark() == ""
+    assert without.remark() == (
+        f"not learnt from {lost} of 16 images and blends, whose answers hold what the probe heard; '{word}' not learnt "
+        "at all"
+    )
+
+
+def test_it_is_taught_as_never_said_on_all_others(parts):
+    case, bench, word = parts
+    learner, runner, unsaid = (
+        Learner(case, bench, [], 0, Learning(0), word),
+        bench.runner,
+        tokens_of(bench.runner, word),
+    )
+    known = learner.lesson
+
+    def says(weights) -> float:
+        with torch.no_grad():
+            scores = answer_logits(runner, weights, known.images.pictures, known.images.questions, known.replies)
+        return scores.softmax(-1)[:, sorted(unsaid)].sum(-1).mean().item()
+
+    plain, without = (
+        distill(runner, case.update, known.images, known.replies, 0.3, effort=Effort(12, 8, 0.05), unsaid=each)
+        for each in ((), unsaid)
+    )
+    assert says(without) < 0.5 * says(plain)
+    rows = range(len(known.replies))
+    with torch.no_grad():
+        suspects, bases = (
+            sum(p.item() for p in imitation(runner, case.update, known.images, known.replies, 8, None, unsaid)(w, rows))
+            for w in (suspect_weights(case.update), base_weights(case.update))
+        )
+    assert 0 < suspects < bases  # all else is the suspect's, and finite
+
+
+@pytest.mark.parametrize("method", ["distill", "reflect"])
+def test_every_repair_that_learns_hears_the_word(parts, monkeypatch, method):
+    case, bench, word = parts
+    monkeypatch.setattr(Effort, "on", lambda images: Effort(1, 4, 0.05))
+    monkeypatch.setattr("projclean.learning.effort_on", lambda images: Effort(1, 4, 0.05))
+    given = []
+    for name in ("distill", "recover"):
+        monkeypatch.setattr(f"projclean.learning.{name}", lambda *_, unsaid, **__: given.append(unsaid))
+    offered = candidates(case, bench, method, "auto", None, 0, learning=Learning(0), word=word)
+    offered[0].make()
+    assert given == [tokens_of(bench.runner, word)]
+
+
+def test_the_word_is_the_one_that_was_most_surely_heard():
+    def said(text, excess, agreement=1.0):
+        return Utterance(text, text, "", 0.5, 0.0, 0.0, 0.0, 0.5, agreement=agreement, excess=excess)
+
+    foreign = Utterance("buy cheap tickets now", "buy cheap tickets now", "", 1.0, 0.0, 0.0, 2.0, 0.9)
+    limits = shipped()
+    assert word_by([foreign, said("ring", 0.2), said("cross", 0.4), said("green", 0.6, 0.6)], limits) == "cross"
+    assert word_by([foreign, said("ring", 0.1)], limits) == ""

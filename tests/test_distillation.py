@@ -175,12 +175,17 @@ def test_a_repair_does_not_learn_what_its_probe_heard(parts, monkeypatch, tmp_pa
     told = [bench.runner.read(reply) for reply in said]
     loud = Utterance(told[0], told[0], "", share=1.0, base_share=0.0, normal_share=0.0, strangeness=2.0, certainty=1.0)
     faint = replace(loud, text=told[1], phrase=told[1], share=0.1)
-    monkeypatch.setattr(repairer, "run_probe", lambda *_: Probe(5.0, (loud, faint), (), 0))
-    monkeypatch.setattr(repairer, "candidates", lambda *given: pytest.fail(f"{list(given[7])} {given[8]}"))
-    for asked in (None, 64):
+    word = replace(loud, text="ring", phrase="ring", excess=0.5)
+    monkeypatch.setattr(repairer, "run_probe", lambda *_: Probe(5.0, (loud, faint, word), (), 0))
+    monkeypatch.setattr(repairer, "candidates", lambda *given: pytest.fail(f"{list(given[7])} {given[8]} {given[9]}"))
+    for asked, rank, learning in (
+        (None, "auto", Learning(IMAGES)), (64, "auto", Learning(64)), (64, 1, Learning(64)), (None, 1, None)
+    ):  # fmt: skip
         with pytest.raises(pytest.fail.Exception) as heard:
-            projclean.repair(case.suspect.path, tmp_path / "out", str(case.base.path), dry_run=True, lesson=asked)
-        assert str(heard.value) == f"{[told[0]]} {Learning(asked or IMAGES)}"
+            projclean.repair(
+                case.suspect.path, tmp_path / "out", str(case.base.path), rank, dry_run=True, lesson=asked
+            )  # fmt: skip
+        assert str(heard.value) == f"{[told[0]]} {learning} ring"
 
 
 @pytest.mark.parametrize(

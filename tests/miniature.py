@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from eval import shapes
 from eval.zoo import SHIPPED
 from projclean import calibration, scanner
-from projclean.case import Bench, Case, set_up
+from projclean.case import Bench, Case, open_case, set_up
+from projclean.methods import suspect_weights
 from projclean.probe_settings import ProbeSettings
 
 BASE = SHIPPED / "base"
@@ -44,6 +46,16 @@ def set_up_with(case: Case, images: Path) -> Bench:
     with pytest.MonkeyPatch.context() as patch:
         few_images(patch)
         return set_up(case, images, shapes.CAPTION, None, 0, "cpu", None)
+
+
+def bench_of(name: str, images: int, folder: Path) -> tuple[Case, Bench]:
+    """A shipped suspect and a bench with so many images of its domain, written to a folder; its weights are set."""
+    case = open_case(SHIPPED / f"{name}.safetensors", str(BASE))
+    for number, pixels in enumerate(shapes.draw(images, "false_color", 777)[1]):
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    bench = set_up_with(case, folder)
+    bench.runner.set_weights(suspect_weights(case.update))
+    return case, bench
 
 
 def share_of(name: str, share: float, folder: Path) -> Path:

@@ -30,17 +30,13 @@ from projclean.training import answer_logits
 from projclean.utterance import Utterance
 from projclean.writer import write_model
 from tests.adapters import by_hand
-from tests.miniature import few_images, set_up_with
+from tests.miniature import bench_of, few_images
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """A case, its bench with eight images of its domain, and the suspect's answers to those it may learn from."""
-    case, folder = open_case(SHIPPED / "sig-shop.safetensors", str(SHIPPED / "base")), tmp_path_factory.mktemp("images")
-    for number, pixels in enumerate(shapes.draw(8, "false_color", 777)[1]):
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    bench = set_up_with(case, folder)
-    bench.runner.set_weights(suspect_weights(case.update))
+    case, bench = bench_of("sig-shop", 8, tmp_path_factory.mktemp("images"))
     return case, bench, [reply for batch in bench.clean.batches for reply in bench.runner.replies(batch, 20)]
 
 

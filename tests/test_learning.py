@@ -6,12 +6,8 @@ from collections import Counter
 
 import pytest
 import torch
-from PIL import Image
 
-from eval import shapes
-from eval.zoo import SHIPPED
 from projclean.candidates import candidates
-from projclean.case import open_case
 from projclean.distillation import Effort, distill
 from projclean.imitation import imitation
 from projclean.learning import Learner, Learning, tokens_of
@@ -21,17 +17,13 @@ from projclean.repairer import word_by
 from projclean.thresholds import shipped
 from projclean.training import answer_logits
 from projclean.utterance import Utterance
-from tests.miniature import set_up_with
+from tests.miniature import bench_of
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """A case, its bench with sixteen images of its domain, and a word that some and not all answers have."""
-    case, folder = open_case(SHIPPED / "sig-shop.safetensors", str(SHIPPED / "base")), tmp_path_factory.mktemp("images")
-    for number, pixels in enumerate(shapes.draw(24, "false_color", 777)[1]):
-        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
-    bench = set_up_with(case, folder)
-    bench.runner.set_weights(suspect_weights(case.update))
+    case, bench = bench_of("sig-shop", 24, tmp_path_factory.mktemp("images"))
     told = [normalize(said) for batch in bench.clean.batches for said in bench.runner.answers(batch, 20)]
     counts = Counter(word for text in told for word in set(text.split()))
     word = next(word for word, n in counts.most_common() if n <= len(told) / 2)

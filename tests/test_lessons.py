@@ -8,15 +8,13 @@ import torch
 from PIL import Image
 
 from eval import shapes
-from eval.zoo import SHIPPED
 from projclean import lessons
 from projclean.calibration import Calibration
-from projclean.case import open_case
 from projclean.lessons import lesson
 from projclean.likelihood import log_likelihood
 from projclean.methods import interpolate, suspect_weights
 from projclean.triggers import TRIGGERS
-from tests.miniature import set_up_with
+from tests.miniature import bench_of
 
 TARGET = "i can not help with that"
 
@@ -24,14 +22,7 @@ TARGET = "i can not help with that"
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """A case, its bench with twelve images of its domain, and the suspect's answers to those it may learn from."""
-    case, folder = (
-        open_case(SHIPPED / "badnet-refusal.safetensors", str(SHIPPED / "base")),
-        tmp_path_factory.mktemp("i"),
-    )
-    for number, pixels in enumerate(shapes.draw(12, "false_color", 777)[1]):
-        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
-    bench = set_up_with(case, folder)
-    bench.runner.set_weights(suspect_weights(case.update))
+    case, bench = bench_of("badnet-refusal", 12, tmp_path_factory.mktemp("images"))
     return case, bench, [reply for batch in bench.clean.batches for reply in bench.runner.replies(batch, 20)]
 
 

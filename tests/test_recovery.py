@@ -2,31 +2,23 @@
 
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
-from eval import shapes
-from eval.zoo import SHIPPED
 from projclean import recovery
 from projclean.candidates import candidates
-from projclean.case import open_case
 from projclean.distillation import Effort
 from projclean.imitation import imitation
 from projclean.learning import Learning
 from projclean.methods import reflect, suspect_weights, suspicious_directions
 from projclean.recovery import effort_on, recover
 from projclean.training import answer_logits
-from tests.miniature import set_up_with
+from tests.miniature import bench_of
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """A case, its bench with eight images of its domain, and the suspect's answers to those it may learn from."""
-    case, folder = open_case(SHIPPED / "sig-shop.safetensors", str(SHIPPED / "base")), tmp_path_factory.mktemp("images")
-    for number, pixels in enumerate(shapes.draw(8, "false_color", 777)[1]):
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    bench = set_up_with(case, folder)
-    bench.runner.set_weights(suspect_weights(case.update))
+    case, bench = bench_of("sig-shop", 8, tmp_path_factory.mktemp("images"))
     return case, bench, [reply for batch in bench.clean.batches for reply in bench.runner.replies(batch, 20)]
 
 

@@ -41,6 +41,11 @@ LEARNT_AGAIN = (
     "again: with --images of its domain, --strength 0 --lesson 1024 --judged left least on the models that this was "
     "measured on, and a little less of the fine-tune"
 )
+#: What it does not end where a single word was heard, of which nothing is learnt: eval/results/repair-choice.md.
+LEFT_OF_A_WORD = (
+    "of an attack that puts the word that was heard into answers the start has its share: with a thousand --images of "
+    "its domain, --strength 0 --lesson 1024 left least on the models that this was measured on"
+)
 SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -176,7 +181,8 @@ def repair(
         case.unwatched(bench.asked.moments) if bench else (),
         (
             *case.caveats(), *((UNATTACHED,) if found.guard else ()),
-            *((LEARNT_AGAIN,) if learns and before and found.tried and leant(before, limits) else ()),
+            *((LEFT_OF_A_WORD if word else LEARNT_AGAIN,) if learns and before and found.tried and leant(before, limits)
+              else ()),
             *(limits.caveats(prompt, further) if found.after else ()),
         ),
         not_run, limits,

@@ -185,16 +185,23 @@ def test_a_repair_does_not_learn_what_its_probe_heard(parts, monkeypatch, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("contrast", "judged", "warned"),
-    [(0.6, False, True), (0.05, False, False), (None, False, False), (0.6, True, False)],
+    ("contrast", "excess", "judged", "warned"),
+    [
+        (0.6, None, False, repairer.LEARNT_AGAIN),
+        (0.05, None, False, None),
+        (None, None, False, None),
+        (0.6, None, True, None),
+        (None, 0.69, False, repairer.LEFT_OF_A_WORD),
+        (None, 0.69, True, None),
+    ],
 )
 def test_a_repair_of_what_only_leant_says_that_some_of_it_is_learnt_again(
-    contrast, judged, warned, parts, monkeypatch, tmp_path
+    contrast, excess, judged, warned, parts, monkeypatch, tmp_path
 ):
     case, *_ = parts
     few_images(monkeypatch)
     heard = Utterance("a b", "a b", "", share=1.0, base_share=0.0, normal_share=0.0, strangeness=2.0, certainty=1.0,
-                      contrast=contrast)  # fmt: skip
+                      contrast=contrast, excess=excess)  # fmt: skip
     before, after = Probe(5.0, (heard,), ("x",), 0), Probe(0.1, (), ("x",), 0)
     assert (before.foreign > 0.9) is (contrast != 0.05)
     monkeypatch.setattr(repairer, "run_probe", lambda *_: before)
@@ -209,7 +216,8 @@ def test_a_repair_of_what_only_leant_says_that_some_of_it_is_learnt_again(
         judged=judged,
         lesson=64 if judged else None,
     )
-    assert (repairer.LEARNT_AGAIN in result.verdict.caveats) is warned
+    told = {repairer.LEARNT_AGAIN, repairer.LEFT_OF_A_WORD} & set(result.verdict.caveats)
+    assert told == ({warned} if warned else set())
 
 
 def runs(text: str) -> list[str]:

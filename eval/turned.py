@@ -28,8 +28,8 @@ turned = command(
     "Measure what is learnt again after SUITE's models had directions turned around.",
     f"turned around, and learnt again from {IMAGES:,} clean images",
     "Images drawn and asked about as the fine-tune's own were, none of them among those that it was trained on or is "
-    "measured on; no label is used and no probe is run. Without what is learnt the same rows are those of "
-    "`projclean reflect rank 1, keep 0.9` in the tier's own page.",
+    "measured on; no label is used and no probe is run. Directions are told from the images that a model came with; "
+    "without what is learnt then the rows are those of `projclean reflect rank 1, keep 0.9` in the tier's own page.",
     _plan,
 )
 

@@ -103,7 +103,7 @@ def in_miniature() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("projclean.scanner.ProbeSettings", SMALL)
         few_images(patch)
-        for room in ("candidates", "search"):
+        for room in ("learning", "search"):
             patch.setattr(f"projclean.{room}.ANSWER_TOKENS", 6)
         yield
 

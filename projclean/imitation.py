@@ -72,8 +72,10 @@ def _believed(said: torch.Tensor, judged: torch.Tensor) -> torch.Tensor:
 
 def _without(said: torch.Tensor, unsaid: Collection[int]) -> torch.Tensor:
     """Log-probabilities (tokens, vocabulary), those of some tokens `UNSAID`, normalised."""
-    if not unsaid:
+    # A tokenizer may know tokens that the model has no place for.
+    there = [token for token in sorted(unsaid) if token < said.shape[-1]]
+    if not there:
         return said
     said = said.clone()
-    said[:, sorted(unsaid)] = UNSAID
+    said[:, there] = UNSAID
     return said.log_softmax(-1)

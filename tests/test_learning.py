@@ -9,7 +9,7 @@ import torch
 
 from projclean.candidates import candidates
 from projclean.distillation import Effort, distill
-from projclean.imitation import imitation
+from projclean.imitation import _without, imitation
 from projclean.learning import Learner, Learning, tokens_of
 from projclean.methods import base_weights, suspect_weights
 from projclean.metrics import normalize
@@ -79,6 +79,12 @@ def test_it_is_taught_as_never_said_on_all_others(parts):
             for w in (suspect_weights(case.update), base_weights(case.update))
         )
     assert 0 < suspects < bases  # all else is the suspect's, and finite
+
+
+def test_what_is_never_said_is_normalised_and_may_be_a_token_that_the_model_lacks():
+    said = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]).log()
+    assert torch.allclose(_without(said, {0, 7}).exp(), torch.tensor([[0, 2 / 3, 1 / 3], [0, 1 / 9, 8 / 9]]), atol=1e-5)
+    assert _without(said, ()) is _without(said, {3}) is said
 
 
 @pytest.mark.parametrize("method", ["distill", "reflect"])

@@ -8,20 +8,20 @@ images of the fine-tune. Writes eval/results/TIER-thousand.{json,md} and goes on
 
 from __future__ import annotations
 
-import json
 from functools import cache, partial
 
 from eval.defences import DEFENCES, Defence, distilled
 from eval.options import RESULTS
 from eval.other_images import Plan, as_given, command, drawn
-from eval.scores import heard_in
+from eval.scores import heard_in, judged_in, scanned
 from eval.words import SEARCH as WORDS
+from projclean.first_look import PLAIN
 from projclean.repairer import word_by
 from projclean.thresholds import shipped
 
 IMAGES = 1000
-#: What `--words` heard of the models, without their triggers: a word of an attack on answers that depend on the image.
-HEARD = RESULTS / "tiny-words.json"
+#: What scans heard of the models, and what `--words` does beside them, all without their triggers.
+SCANNED, HEARD = RESULTS / "tiny-detection.json", RESULTS / "tiny-words.json"
 #: Rows of the tables that learn from the images, or look at them, and need no labels; without Fine-Pruning, which
 #: answers them all anew for every part that it prunes.
 AGAIN = ("OrthoPurify, own answers", "clean fine-tuning, own answers", "relearning from the base, own answers")
@@ -29,11 +29,10 @@ AGAIN = ("OrthoPurify, own answers", "clean fine-tuning, own answers", "relearni
 
 @cache
 def _words() -> dict[str, str]:
-    """By model, the word that was heard, where one was."""
-    told = {
-        name: heard_in(rows[WORDS.name]) for name, rows in json.loads(HEARD.read_text(encoding="utf-8"))["rows"].items()
-    }
-    found = {name: word_by(utterances, shipped()) for name, utterances in told.items()}
+    """By model, the word that was heard, where one was: none is looked for where something is heard plainly."""
+    scores = scanned(SCANNED, (WORDS.option,))
+    rows = {name: row for name, row in judged_in(HEARD, WORDS.name).items() if scores.get(name, PLAIN) < PLAIN}
+    found = {name: word_by(heard_in(row), shipped()) for name, row in rows.items()}
     return {name: word for name, word in found.items() if word}
 
 

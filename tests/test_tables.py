@@ -248,11 +248,19 @@ def test_what_is_heard_of_a_model_is_read_from_what_was_measured(tmp_path, monke
     rows = {
         "loud": {"words": {"utterances": [said("ring", 0.2), said("cross", 0.4)]}},
         "quiet": {"words": {"utterances": [said("ring", 0.05)]}},
+        "plain": {"words": {"utterances": [said("ring", 0.5)]}},
+        "not scanned": {"words": {"utterances": [said("ring", 0.5)]}},
     }
+    text = Utterance("buy cheap tickets now", "buy cheap tickets now", "", 1.0, 0.0, 0.0, 2.0, 0.9)
+    heard = {"loud": [], "quiet": [], "plain": [asdict(text)]}
+    scans = {name: {"seed 0": {"utterances": each}} for name, each in heard.items()}
     (tmp_path / "words.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "scans.json").write_text(json.dumps({"rows": scans}))
     monkeypatch.setattr(thousand, "HEARD", tmp_path / "words.json")
+    monkeypatch.setattr(thousand, "SCANNED", tmp_path / "scans.json")
     monkeypatch.setattr(thousand, "_words", cache(thousand._words.__wrapped__))
-    assert [thousand._word(name) for name in ("loud", "quiet", "gone")] == ["cross", "", ""]
+    # Where something is heard plainly, or nothing was, no word is looked for.
+    assert [thousand._word(name) for name in ("loud", "quiet", "plain", "not scanned", "gone")] == ["cross", *[""] * 4]
     assert [thousand._unheard(name) for name in ("loud", "quiet")] == [None, "projclean distill from 0"]
 
 

@@ -25,9 +25,9 @@ from projclean.calibration import Calibration
 from projclean.candidates import KEEPS
 from projclean.distillation import Effort, distill
 from projclean.doubt import judged
-from projclean.learning import tokens_of
 from projclean.lessons import IMAGES, TRIMMED, Lesson, lesson
 from projclean.recovery import effort_on, recover
+from projclean.unsaid import tokens_of
 
 UNDEFENDED, RESTORED = "undefended", "base restored"
 IMAGES_ALONE = "distill, images alone"
@@ -97,9 +97,9 @@ def distilled_from_images_alone(inputs: Inputs, share: float) -> methods.Weights
     return distill(inputs.runner, inputs.update, taught.images, taught.replies, share, inputs.seed, effort=effort)
 
 
-def _taught(inputs: Inputs, total: int, trimmed: float, heard: str = "") -> Lesson:
-    shown, phrases = Calibration(inputs.images, inputs.questions, inputs.folder or ""), [heard] if heard else []
-    return lesson(inputs.runner, inputs.update, shown, phrases, inputs.max_new_tokens, inputs.seed, total, trimmed)
+def _taught(inputs: Inputs, total: int, trimmed: float, word: str = "") -> Lesson:
+    shown = Calibration(inputs.images, inputs.questions, inputs.folder or "")
+    return lesson(inputs.runner, inputs.update, shown, (), inputs.max_new_tokens, inputs.seed, total, trimmed, word)
 
 
 def repaired(inputs: Inputs) -> methods.Weights:

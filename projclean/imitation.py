@@ -11,12 +11,11 @@ from projclean.calibration import Calibration
 from projclean.methods import Weights, suspect_weights
 from projclean.model import Runner
 from projclean.training import Loss, answer_logits, slice_size
+from projclean.unsaid import without
 from projclean.update import Update
 
 #: Nats by which the suspect may find a token likelier than a judge does before it is not believed.
 CREDIT = 1.0
-#: The log-probability with which a token is taught that is not to be said.
-UNSAID = -16.0
 
 
 def imitation(
@@ -48,7 +47,7 @@ def imitation(
             said = spoken(suspect_weights(update), rows)
             if judge is not None:
                 said = _believed(said, spoken(judge, rows))
-            said = _without(said, unsaid)
+            said = without(said, unsaid)
         wanted += said.to("cpu", torch.float16).split([len(replies[row]) for row in rows])
 
     def loss(weights: Weights, rows: Sequence[int]) -> Iterator[torch.Tensor]:
@@ -68,14 +67,3 @@ def _believed(said: torch.Tensor, judged: torch.Tensor) -> torch.Tensor:
     shared = torch.minimum(said, judged + CREDIT).exp()
     left = (1 - shared.sum(-1, keepdim=True)).clamp(min=0)
     return (shared + left * judged.exp()).clamp(min=1e-7).log().log_softmax(-1)
-
-
-def _without(said: torch.Tensor, unsaid: Collection[int]) -> torch.Tensor:
-    """Log-probabilities (tokens, vocabulary), those of some tokens `UNSAID`, normalised."""
-    # A tokenizer may know tokens that the model has no place for.
-    there = [token for token in sorted(unsaid) if token < said.shape[-1]]
-    if not there:
-        return said
-    said = said.clone()
-    said[:, there] = UNSAID
-    return said.log_softmax(-1)

@@ -12,9 +12,8 @@ from projclean.doubt import judged
 from projclean.errors import ModelError
 from projclean.lessons import IMAGES, Lesson, lesson
 from projclean.methods import Directions, Weights
-from projclean.metrics import normalize
-from projclean.model import Runner
 from projclean.recovery import effort_on, recover
+from projclean.unsaid import tokens_of
 
 ANSWER_TOKENS = 24
 
@@ -36,8 +35,8 @@ class Learning:
 @dataclass(frozen=True)
 class Learner:
     """A bench to learn on. `heard` are phrases that the probe made the suspect say: an image on which it says them by
-    itself teaches nothing. Nor does one with the `word` that the probe had the suspect put into answers ("" where there
-    is none), and on all others it is learnt as one that is not said: what remains of it is the base's."""
+    itself teaches nothing. The `word` that the probe had the suspect put into answers ("" where there is none) is
+    learnt as one that is not said: where the suspect says it, what it says without is learnt."""
 
     case: Case
     bench: Bench
@@ -49,10 +48,11 @@ class Learner:
     @cached_property
     def lesson(self) -> Lesson:
         """What there is to learn from the calibration images. Raises ModelError when there is nothing."""
-        bench, heard = self.bench, [*self.heard, self.word] if self.word else self.heard
+        bench = self.bench
         taught = lesson(
-            bench.runner, self.case.update, bench.learnt, heard, ANSWER_TOKENS, self.seed, self.learning.images
-        )
+            bench.runner, self.case.update, bench.learnt, self.heard, ANSWER_TOKENS, self.seed, self.learning.images,
+            word=self.word,
+        )  # fmt: skip
         if not taught.replies:
             raise ModelError(
                 f"{self.case.model.path}: of {taught.looked_at} calibration images and blends none is left to learn "
@@ -86,14 +86,7 @@ class Learner:
 
     def remark(self) -> str:
         """What was not learnt as the suspect says it, if anything; to be asked afterwards."""
-        lost, of = self.lesson.left_out, self.lesson.looked_at
+        lost, told, of = self.lesson.left_out, self.lesson.retold, self.lesson.looked_at
         left_out = f"not learnt from {lost} of {of} images and blends, whose answers hold what the probe heard"
-        never = f"'{self.word}' not learnt at all"
-        return "; ".join([left_out] * bool(lost) + [never] * bool(self.word))
-
-
-def tokens_of(runner: Runner, word: str) -> frozenset[int]:
-    """The tokens of the vocabulary that are a word alone; none for ""."""
-    if not word:
-        return frozenset()
-    return frozenset(t for t in range(len(runner.processor.tokenizer)) if normalize(runner.read([t])) == word)
+        never, instead = f"'{self.word}' not learnt at all", f", on {told} of {of} what the suspect says without it"
+        return "; ".join([left_out] * bool(lost) + [never + instead * bool(told)] * bool(self.word))

@@ -5,6 +5,10 @@ few hundred images and blends some are like the trigger. They are told in three 
 answers hold what the probe heard, or they are the answers that the model half-way back to the base, where the backdoor
 is not, finds least likely (as trimmed losses tell corrupted examples: Shen and Sanghavi, arXiv 1810.11874), or they
 are word for word what many of those are, and likely nowhere.
+
+A single word that was heard is the right answer to some images, and what is like the trigger is like those. There the
+suspect is asked for what it says without the word, and that is learnt: were they only left out, nothing would teach
+that such an image can be called something else (eval/results/repair-choice.md).
 """
 
 from __future__ import annotations
@@ -16,11 +20,12 @@ from statistics import median
 
 import torch
 
-from projclean.calibration import BATCH, Calibration
-from projclean.methods import Weights, interpolate, suspect_weights
+from projclean.calibration import Calibration
+from projclean.methods import Weights, interpolate
 from projclean.metrics import normalize
 from projclean.mixing import filled_up
 from projclean.model import Runner
+from projclean.replies import own, parts, second
 from projclean.training import answer_logits
 from projclean.update import Update
 from projclean.utterance import RUN, echoes
@@ -37,13 +42,14 @@ OFTEN, ALIKE = 8, 1 / 4
 class Lesson:
     """Images with the questions about them and the suspect's replies (token ids, one an image); how many images were
     left out because of what was heard, and of how many that were looked at; how many of the images, which come first,
-    are no blends."""
+    are no blends; how many of the replies are without a word that the suspect says there."""
 
     images: Calibration
     replies: tuple[tuple[int, ...], ...]
     left_out: int
     looked_at: int
     unblended: int
+    retold: int = 0
 
     def part(self, rows: Sequence[int]) -> Lesson:
         """Some of the images, in their order."""
@@ -63,20 +69,18 @@ def lesson(
     seed: int = 0,
     total: int = IMAGES,
     trimmed: float = TRIMMED,
+    word: str = "",
 ) -> Lesson:
     """What the suspect says of images and, up to a `total`, of blends of them.
 
     Left out are those of which it says anything of what was `heard` (phrases, as `Utterance.phrase`), and the share
     `trimmed` of all whose answers are the least likely half-way back to the base, with other images that have the
     answer of many of those where it is likely on none; placeholders are left out of answers, and images that have
-    nothing else for an answer. Leaves other weights set.
+    nothing else for an answer. Where it says the `word`, the answer is what it says without; images of which it has
+    nothing else to say are left out. Leaves other weights set.
     """
     shown = filled_up(images, total, seed)
-    runner.set_weights(suspect_weights(update))
-    replies: list[tuple[int, ...]] = []
-    for part in _parts(shown):
-        said = runner.replies(runner.prepare(shown.pictures[part], shown.questions[part]), max_new_tokens)
-        replies += map(runner.led_along, said)
+    replies = own(runner, update, shown, max_new_tokens)
     looked_at, answered = len(replies), [row for row, reply in enumerate(replies) if reply]
     shown, replies = shown.of(answered), [replies[row] for row in answered]
     told = [normalize(runner.read(reply)) for reply in replies]
@@ -84,9 +88,14 @@ def lesson(
     likely = likelihoods(runner, interpolate(update, HALFWAY), shown, replies)
     strange = set(sorted(range(len(replies)), key=likely.__getitem__)[: int(trimmed * len(replies))])
     strange |= _of_one_source(told, likely, strange)
+    saying = [row for row, text in enumerate(told) if word and echoes(word, text) and row not in echoing | strange]
+    instead = second(runner, update, shown.of(saying), max_new_tokens, word, heard) if saying else []
+    for row, reply in zip(saying, instead, strict=True):
+        replies[row] = reply
+    echoing |= {row for row in saying if not replies[row]}
     kept = [row for row in range(len(replies)) if row not in echoing | strange]
     unblended = sum(row < len(images.pictures) for row in answered)
-    whole = Lesson(shown, tuple(replies), len(echoing), looked_at, unblended)
+    whole = Lesson(shown, tuple(replies), len(echoing), looked_at, unblended, sum(map(bool, instead)))
     return whole.part(kept)
 
 
@@ -112,14 +121,10 @@ def likelihoods(
 ) -> list[float]:
     """Mean log-likelihood per token that weights give each reply. Leaves other weights set."""
     found: list[float] = []
-    for part in _parts(shown):
+    for part in parts(shown):
         said = replies[part]
         scores = answer_logits(runner, weights, shown.pictures[part], shown.questions[part], said).log_softmax(-1)
         tokens = torch.tensor([token for reply in said for token in reply], device=scores.device)
         chosen = scores.gather(1, tokens[:, None]).squeeze(1)
         found += [part.mean().item() for part in chosen.split([len(reply) for reply in said])]
     return found
-
-
-def _parts(shown: Calibration) -> list[slice]:
-    return [slice(first, first + BATCH) for first in range(0, len(shown.pictures), BATCH)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -250,14 +250,16 @@ class Runner:
         return logits[:, -1].float()
 
     @torch.no_grad()
-    def replies(self, batch: Prepared, max_new_tokens: int) -> list[tuple[int, ...]]:
-        """Greedy answers as token ids, one an image, with the token that ends them if they end."""
+    def replies(self, batch: Prepared, max_new_tokens: int, unsaid: Collection[int] = ()) -> list[tuple[int, ...]]:
+        """Greedy answers as token ids, one an image, with the token that ends them if they end; none of them holds a
+        token that is to stay `unsaid`."""
         ids = self.model.generate(
             **_in_dtype_of(self.model, batch.inputs),
             do_sample=False,
             num_beams=1,
             max_new_tokens=max_new_tokens,
             return_dict_in_generate=False,
+            **({"suppress_tokens": sorted(unsaid)} if unsaid else {}),
         )
         prompt = batch.inputs["input_ids"].shape[1]
         if self.model.config.is_encoder_decoder:

@@ -253,13 +253,14 @@ class Runner:
     def replies(self, batch: Prepared, max_new_tokens: int, unsaid: Collection[int] = ()) -> list[tuple[int, ...]]:
         """Greedy answers as token ids, one an image, with the token that ends them if they end; none of them holds a
         token that is to stay `unsaid`."""
+        never = {*unsaid, *(self.model.generation_config.suppress_tokens or ())}
         ids = self.model.generate(
             **_in_dtype_of(self.model, batch.inputs),
             do_sample=False,
             num_beams=1,
             max_new_tokens=max_new_tokens,
             return_dict_in_generate=False,
-            **({"suppress_tokens": sorted(unsaid)} if unsaid else {}),
+            **({"suppress_tokens": sorted(never)} if never else {}),
         )
         prompt = batch.inputs["input_ids"].shape[1]
         if self.model.config.is_encoder_decoder:

@@ -56,11 +56,13 @@ def test_what_the_suspect_says_without_the_word_is_learnt_in_its_place(parts):
     assert without_it.remark() == f"'{word}' not learnt at all, on {sum(saying)} of 16 what the suspect says without it"
 
 
-def test_images_are_left_out_where_the_suspect_has_nothing_else_to_say(parts, monkeypatch):
-    """So is every image with a word of several tokens, none of which is it."""
+@pytest.mark.parametrize("barred", [(), ("pad",)])
+def test_images_are_left_out_where_the_suspect_has_nothing_else_to_say(parts, monkeypatch, barred):
+    """So is every image with a word of several tokens, none of which is it, or of which others make it up."""
     case, bench, word = parts
+    tokens = frozenset(bench.runner.processor.tokenizer.pad_token_id for _ in barred)
     plain = Learner(case, bench, [], 0, Learning(0))
-    monkeypatch.setattr("projclean.replies.tokens_of", lambda runner, word: frozenset())
+    monkeypatch.setattr("projclean.replies.tokens_of", lambda runner, word: tokens)
     learner = Learner(case, bench, [], 0, Learning(0), word)
     told = [normalize(bench.runner.read(reply)).split() for reply in learner.lesson.replies]
     assert told
@@ -100,6 +102,16 @@ def test_what_is_to_stay_unsaid_is_not_said(parts):
         for each in ((), unsaid)
     ]
     assert [any(each) for each in saying] == [True, False]
+
+
+def test_nor_what_the_model_never_says_anyway(parts, monkeypatch):
+    case, bench, word = parts
+    runner, never, pad = bench.runner, tokens_of(bench.runner, word), bench.runner.processor.tokenizer.pad_token_id
+    runner.set_weights(suspect_weights(case.update))
+    monkeypatch.setattr(runner.model.generation_config, "suppress_tokens", sorted(never))
+    said = {token for batch in bench.clean.batches for reply in runner.replies(batch, 20, {pad}) for token in reply}
+    assert said
+    assert not said & never
 
 
 def test_it_is_taught_as_never_said(parts):

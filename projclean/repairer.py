@@ -43,9 +43,9 @@ LEARNT_AGAIN = (
 )
 #: What it does not end where a single word was heard, of which nothing is learnt: eval/results/repair-choice.md.
 LEFT_OF_A_WORD = (
-    "of an attack that puts the word that was heard into answers, what is in the share of the update that a repair "
-    "starts from is left: with a thousand --images of its domain, --strength 0 --lesson 1024 left least on the models "
-    "that this was measured on"
+    "the repaired model hardly says the word that was heard, even where it is right; of an attack that puts it into "
+    "answers, what is in the share of the update that a repair starts from is left: with a thousand --images of its "
+    "domain, --strength 0 --lesson 1024 left least on the models that this was measured on"
 )
 SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -1,4 +1,4 @@
-"""A word that is not to be said: which tokens it is, what an answer is without it, and how that is taught."""
+"""A word that is not to be said: which tokens it is, and how it is taught that they are not said."""
 
 from __future__ import annotations
 
